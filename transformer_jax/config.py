@@ -1,0 +1,378 @@
+"""The experiment as one frozen value.
+
+Every number and choice of a run is a field here, once. Flags, `--help`,
+validation, sweeps, goldens and the tests over all choices are derived from
+these fields. The defaults are the base model of Vaswani et al. (2017),
+"Attention Is All You Need"; each field names its place in that paper.
+
+A field `affects` the result, or only the run (where things are logged, how
+long they are kept). Result fields are refused when they change on resume.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+  """A config value that cannot be used; the text is one line with the mend."""
+
+
+def number(default: int | float | str, help: str, *, affects='result') -> Any:
+  """A plain field: an integer, float or string with its meaning."""
+  metadata = dict(help=help, affects=affects, choices=None)
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+def choice(*choices: str, help: str, affects='result') -> Any:
+  """A field with named values; the first one is the default."""
+  metadata = dict(help=help, affects=affects, choices=choices)
+  return dataclasses.field(default=choices[0], metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The network: section 3 of the paper; defaults are Table 3, row base."""
+
+  layers: int = number(6, 'N, layers in the encoder and in the decoder (3.1)')
+  d_model: int = number(512, 'D, width of the model (3.1)')
+  d_ff: int = number(2048, 'F, hidden width of the feed-forward (3.3)')
+  heads: int = number(8, 'H, attention heads (3.2.2)')
+  d_k: int = number(64, 'K, width of queries and keys per head (3.2.2)')
+  d_v: int = number(64, 'E, width of values per head (3.2.2)')
+  norm_order: str = choice(
+    'post', 'pre', help='norm after the residual sum (3.1), or before'
+  )
+  activation: str = choice(
+    'relu', 'gelu', 'silu', help='of the feed-forward (3.3, eq. 2)'
+  )
+  position: str = choice(
+    'sinusoid', 'learned', 'none', help='position code (3.5; Table 3 E)'
+  )
+  max_positions: int = number(
+    512, 'rows of a learned position table; a sinusoid has no limit'
+  )
+  tie: str = choice(
+    'all',
+    'decoder',
+    'none',
+    help='which of source, target and output embedding are one (3.4)',
+  )
+  embedding_scale: str = choice(
+    'sqrt_d_model', 'none', help='factor on the embeddings (3.4)'
+  )
+  initialization: str = choice(
+    'tensor2tensor',
+    'fairseq',
+    help='Glorot everywhere, as the authors; or smaller queries, keys, '
+    'values and feed-forward, which post-norm on small data needs',
+  )
+  dropout: float = number(
+    0.1, 'P_drop on sub-layer outputs and on the embedding sum (5.4)'
+  )
+  attention_dropout: float = number(0.0, 'dropout on attention weights')
+  feed_forward_dropout: float = number(0.0, 'dropout after the activation')
+  compute_dtype: str = choice(
+    'float32', 'bfloat16', help='of matrix products; the rest is float32'
+  )
+  remat: str = choice(
+    'none', 'layer', help='recompute each layer in the backward pass'
+  )
+  layer_loop: str = choice(
+    'scan', 'unroll', help='one layer program for N layers, or N of them'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """Adam and its schedule: section 5.3."""
+
+  schedule: str = choice(
+    'paper',
+    'inverse_sqrt',
+    'constant',
+    help='eq. 3 times learning_rate; or a peak of learning_rate, reached '
+    'after warmup_steps and falling with 1/sqrt(step); or flat',
+  )
+  learning_rate: float = number(1.0, 'factor or peak, by the schedule')
+  warmup_steps: int = number(4000, 'steps of linear growth (5.3)')
+  beta1: float = number(0.9, "Adam's beta_1 (5.3)")
+  beta2: float = number(0.98, "Adam's beta_2 (5.3)")
+  epsilon: float = number(1e-9, "Adam's epsilon (5.3)")
+  clip_norm: float = number(0.0, 'largest gradient norm; 0 does not clip')
+  label_smoothing: float = number(0.1, 'epsilon_ls (5.4)')
+  accumulate: int = number(
+    1, 'parts that a batch is cut into, gradients summed: less memory'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Sentences, vocabulary and batches: section 5.1."""
+
+  source: str = number(
+    'task:reverse', 'files:DIR, tfds:NAME/CONFIG or task:NAME'
+  )
+  pair: str = number('', 'languages, source first, such as en-de')
+  train_split: str = number('train', 'name of the training split')
+  validation_split: str = number('validation', 'split to choose by')
+  test_split: str = number('test', 'split to report')
+  text: str = choice(
+    'raw',
+    'pretokenized',
+    help='running text, or text whose tokens are already separated by '
+    'spaces (then scores are tokenised BLEU, and say so)',
+  )
+  vocabulary: str = choice(
+    'joint', 'separate', help='one vocabulary for both languages, or two'
+  )
+  vocabulary_model: str = choice(
+    'bpe', 'unigram', help='byte-pair encoding (5.1) or unigram pieces'
+  )
+  vocabulary_size: int = number(37000, 'pieces in the vocabulary (5.1)')
+  max_length: int = number(256, 'longest sentence in tokens, end included')
+  over_length: str = choice(
+    'drop', 'refuse', help='training pairs over max_length: drop and count'
+  )
+  max_tokens: int = number(
+    25000, 'tokens a batch: rows x the longer padded side (5.1)'
+  )
+  buckets: int = number(12, 'padded shapes that batches come in')
+  batches_per_run: int = number(
+    4, 'batches of one shape in a row; they can go in one device call'
+  )
+  seed: int = number(0, 'of the task generator and of the vocabulary')
+  task_min_length: int = number(4, 'shortest generated sequence, in symbols')
+  task_max_length: int = number(12, 'longest generated sequence, in symbols')
+  task_symbols: int = number(16, 'different symbols of a generated task')
+  task_train_size: int = number(0, 'training pairs of a task; 0: unlimited')
+  task_held_out: int = number(512, 'pairs of each held-out task split')
+  cache_dir: str = number(
+    '~/.cache/transformer_jax', 'token caches', affects='run'
+  )
+  tfds_dir: str = number(
+    '~/tensorflow_datasets', 'prepared TFDS data', affects='run'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """The loop: how long, how often, what is kept."""
+
+  seed: int = number(0, 'of initial values, dropout and the order of data')
+  steps: int = number(100_000, 'updates to make (5.2)', affects='run')
+  log_every: int = number(100, 'steps between metric lines', affects='run')
+  evaluate_every: int = number(1000, 'steps between validations')
+  save_every: int = number(1000, 'steps between checkpoints', affects='run')
+  keep_latest: int = number(10, 'newest checkpoints kept', affects='run')
+  keep_best: int = number(1, 'best checkpoints kept', affects='run')
+  best_metric: str = choice(
+    'loss', 'accuracy', 'bleu', help='on validation; bleu is greedy'
+  )
+  patience: int = number(0, 'stop after that many evaluations; 0: never')
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+  """From the model to text: section 6.1."""
+
+  strategy: str = choice(
+    'beam', 'greedy', 'sample', help='how the next token is chosen'
+  )
+  beam_size: int = number(4, 'hypotheses kept (6.1)')
+  alpha: float = number(0.6, 'length penalty ((5+l)/6)^alpha (6.1)')
+  extra_length: int = number(50, 'longest output = input + this (6.1)')
+  temperature: float = number(1.0, 'of sampling; below 1 is sharper')
+  top_k: int = number(0, 'sample among the k likeliest; 0: among all')
+  seed: int = number(0, 'of sampling')
+  n_best: int = number(1, 'hypotheses printed a sentence')
+  max_tokens: int = number(8192, 'rows x beam x source length in a batch')
+  average: int = number(1, 'newest checkpoints to average (6.1: 5 or 20)')
+  checkpoint: str = choice('latest', 'best', help='which to decode with')
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One experiment."""
+
+  model: ModelConfig = ModelConfig()
+  optim: OptimConfig = OptimConfig()
+  data: DataConfig = DataConfig()
+  train: TrainConfig = TrainConfig()
+  decode: DecodeConfig = DecodeConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One leaf of `Config` by its dotted path, as flags and tests see it."""
+
+  path: str
+  default: int | float | str
+  help: str
+  affects: str
+  choices: tuple[str, ...] | None
+
+  @property
+  def type(self) -> type:
+    return type(self.default)
+
+
+def fields() -> Iterator[Field]:
+  """Every leaf of `Config`, in the order of the file."""
+  for room in dataclasses.fields(Config):
+    for leaf in dataclasses.fields(type(room.default)):
+      # Decoding never changes what training computes.
+      affects = 'run' if room.name == 'decode' else leaf.metadata['affects']
+      yield Field(
+        path=f'{room.name}.{leaf.name}',
+        default=leaf.default,
+        help=leaf.metadata['help'],
+        affects=affects,
+        choices=leaf.metadata['choices'],
+      )
+
+
+FIELDS = {field.path: field for field in fields()}
+
+
+def closest(name: str, names: Mapping[str, Any] | list[str]) -> str:
+  """` (did you mean X?)`, or nothing when no name is near."""
+  found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+  return f' (did you mean {found[0]}?)' if found else ''
+
+
+def flatten(config: Config) -> dict[str, int | float | str]:
+  """{'model.d_model': 512, ...} in the order of the file."""
+  rooms = dataclasses.asdict(config)
+  return {path: rooms[path.split('.')[0]][path.split('.')[1]] for path in FIELDS}
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+  """`config` with the dotted paths of `values` replaced.
+
+  Raises:
+    ConfigError: for an unknown path, a value of another type or one that is
+      not among the field's choices.
+  """
+  rooms: dict[str, dict[str, Any]] = {}
+  for path, value in values.items():
+    if path not in FIELDS:
+      raise ConfigError(f'no config field {path}{closest(path, FIELDS)}')
+    field = FIELDS[path]
+    if field.type is float and type(value) is int:
+      value = float(value)
+    if type(value) is not field.type:
+      raise ConfigError(
+        f'{path} takes a {field.type.__name__}, not {value!r}'
+      )
+    if field.type is float and not math.isfinite(value):
+      raise ConfigError(f'{path}={value} must be finite')
+    if field.choices is not None and value not in field.choices:
+      raise ConfigError(
+        f'{path}={value} is not one of {", ".join(field.choices)}'
+      )
+    room, name = path.split('.')
+    rooms.setdefault(room, {})[name] = value
+  return dataclasses.replace(
+    config,
+    **{
+      room: dataclasses.replace(getattr(config, room), **changes)
+      for room, changes in rooms.items()
+    },
+  )
+
+
+def to_json(config: Config) -> str:
+  """The whole config as text, one field a line."""
+  return json.dumps(flatten(config), indent=2, ensure_ascii=False)
+
+
+def from_json(text: str) -> Config:
+  """The inverse of `to_json`; fields that are absent keep their default."""
+  return override(Config(), json.loads(text))
+
+
+def difference(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+  """{path: (old value, new value)} of the fields that differ."""
+  before, after = flatten(old), flatten(new)
+  return {
+    path: (before[path], after[path])
+    for path in FIELDS
+    if before[path] != after[path]
+  }
+
+
+def validate(config: Config) -> None:
+  """Refuse what no model or loop can take, before any work.
+
+  Raises:
+    ConfigError: one line that names the field and what it may be.
+  """
+  model, optim, data, decode = (
+    config.model,
+    config.optim,
+    config.data,
+    config.decode,
+  )
+  values = flatten(config)
+  positive = """model.layers model.d_model model.d_ff model.heads model.d_k
+    model.d_v model.max_positions optim.warmup_steps optim.accumulate
+    data.vocabulary_size data.max_length data.max_tokens data.buckets
+    data.batches_per_run data.task_min_length data.task_symbols
+    data.task_held_out train.steps train.log_every train.evaluate_every
+    train.save_every train.keep_latest decode.beam_size decode.n_best
+    decode.max_tokens decode.average"""
+  for path in positive.split():
+    if values[path] < 1:
+      raise ConfigError(f'{path}={values[path]} must be at least 1')
+  for path in """train.seed data.seed decode.seed train.patience
+      train.keep_best data.task_train_size decode.top_k decode.extra_length
+      decode.alpha optim.clip_norm optim.learning_rate""".split():
+    if not values[path] >= 0:
+      raise ConfigError(f'{path}={values[path]} must not be negative')
+  for path in """model.dropout model.attention_dropout
+      model.feed_forward_dropout optim.label_smoothing optim.beta1
+      optim.beta2""".split():
+    if not 0 <= values[path] < 1:
+      raise ConfigError(f'{path}={values[path]} must lie in [0, 1)')
+  if optim.epsilon <= 0:
+    raise ConfigError(f'optim.epsilon={optim.epsilon} must be positive')
+  if decode.temperature <= 0:
+    raise ConfigError(
+      f'decode.temperature={decode.temperature} must be positive; '
+      '--decode.strategy=greedy is its limit at 0'
+    )
+  if model.position == 'sinusoid' and model.d_model % 2:
+    raise ConfigError(
+      f'model.d_model={model.d_model} must be even: a sinusoid has pairs of '
+      'sine and cosine (or take --model.position=learned)'
+    )
+  if model.position == 'learned' and model.max_positions < data.max_length:
+    raise ConfigError(
+      f'model.max_positions={model.max_positions} is less than '
+      f'data.max_length={data.max_length}; raise it or shorten the sentences'
+    )
+  if model.tie == 'all' and data.vocabulary == 'separate':
+    raise ConfigError(
+      'model.tie=all needs data.vocabulary=joint; take --model.tie=decoder'
+    )
+  if decode.strategy == 'greedy' and decode.n_best > 1:
+    raise ConfigError('decode.n_best needs --decode.strategy=beam or sample')
+  if decode.strategy == 'beam' and decode.n_best > decode.beam_size:
+    raise ConfigError(
+      f'decode.n_best={decode.n_best} is more than '
+      f'decode.beam_size={decode.beam_size}'
+    )
+  if data.task_min_length > data.task_max_length:
+    raise ConfigError(
+      f'data.task_min_length={data.task_min_length} is more than '
+      f'data.task_max_length={data.task_max_length}'
+    )
+  if data.max_tokens < 8 * data.max_length:
+    raise ConfigError(
+      f'data.max_tokens={data.max_tokens} does not hold 8 sentences of '
+      f'data.max_length={data.max_length}'
+    )

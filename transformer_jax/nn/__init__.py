@@ -1,0 +1,1 @@
+"""Arrays to logits: pure maths, then the Flax modules that own parameters."""

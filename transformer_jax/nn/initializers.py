@@ -1,0 +1,77 @@
+"""The distribution of initial values, by what a parameter is for (pure).
+
+The fans are given, never read off a shape: in `w_q_DHK` the fan-in is D and
+the fan-out H*K, which no library can know from three numbers.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Draw = Callable[..., Array]
+
+
+def uniform(bound: Callable[[int, int], float]) -> Draw:
+  """Uniform in +-bound(fan_in, fan_out)."""
+
+  def draw(key, shape, fan_in, fan_out):
+    limit = bound(fan_in, fan_out)
+    return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+
+  return draw
+
+
+def normal(deviation: Callable[[int, int], float]) -> Draw:
+  """Normal of standard deviation deviation(fan_in, fan_out)."""
+
+  def draw(key, shape, fan_in, fan_out):
+    values = jax.random.normal(key, shape, jnp.float32)
+    return values * jnp.float32(deviation(fan_in, fan_out))
+
+  return draw
+
+
+def constant(value: float) -> Draw:
+  def draw(key, shape, fan_in, fan_out):
+    del key, fan_in, fan_out
+    return jnp.full(shape, value, jnp.float32)
+
+  return draw
+
+
+def glorot(gain: float = 1.0) -> Draw:
+  """Uniform of variance gain^2 * 2 / (fan_in + fan_out) (Glorot 2010)."""
+  return uniform(lambda i, o: gain * math.sqrt(6 / (i + o)))
+
+
+_NORMAL_OUT = normal(lambda fan_in, fan_out: fan_out**-0.5)
+_FAN_IN = uniform(lambda fan_in, fan_out: fan_in**-0.5)
+
+# {initialization: {what a parameter is for: its distribution}}
+INITIALIZATIONS: dict[str, dict[str, Draw]] = {
+  # The authors' code: Glorot for every matrix, biases zero, embeddings normal
+  # of variance 1/d_model so that sqrt(d_model) times them has variance one.
+  'tensor2tensor': {
+    'attention_input': glorot(),
+    'attention_output': glorot(),
+    'feed_forward': glorot(),
+    'feed_forward_bias': constant(0.0),
+    'embedding': _NORMAL_OUT,
+    'unembedding': _NORMAL_OUT,
+    'positions': _NORMAL_OUT,
+  },
+  # Queries, keys and values of half the variance and a feed-forward of fan-in
+  # bounds: branches start smaller against the residual, and post-norm trains.
+  'fairseq': {
+    'attention_input': glorot(2**-0.5),
+    'attention_output': glorot(),
+    'feed_forward': _FAN_IN,
+    'feed_forward_bias': _FAN_IN,
+    'embedding': _NORMAL_OUT,
+    'unembedding': _NORMAL_OUT,
+    'positions': _NORMAL_OUT,
+  },
+}
