@@ -222,13 +222,15 @@ class Field:
 
 def fields() -> Iterator[Field]:
   """Every leaf of `Config`, in the order of the file."""
-  for room in dataclasses.fields(Config):
-    for leaf in dataclasses.fields(type(room.default)):
+  paper = Config()
+  for room in dataclasses.fields(paper):
+    values = getattr(paper, room.name)
+    for leaf in dataclasses.fields(values):
       # Decoding never changes what training computes.
       affects = 'run' if room.name == 'decode' else leaf.metadata['affects']
       yield Field(
         path=f'{room.name}.{leaf.name}',
-        default=leaf.default,
+        default=getattr(values, leaf.name),
         help=leaf.metadata['help'],
         affects=affects,
         choices=leaf.metadata['choices'],
@@ -244,10 +246,12 @@ def closest(name: str, names: Mapping[str, Any] | list[str]) -> str:
   return f' (did you mean {found[0]}?)' if found else ''
 
 
-def flatten(config: Config) -> dict[str, int | float | str]:
+def flatten(config: Config) -> dict[str, Any]:
   """{'model.d_model': 512, ...} in the order of the file."""
   rooms = dataclasses.asdict(config)
-  return {path: rooms[path.split('.')[0]][path.split('.')[1]] for path in FIELDS}
+  return {
+    path: rooms[path.split('.')[0]][path.split('.')[1]] for path in FIELDS
+  }
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:
@@ -265,9 +269,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     if field.type is float and type(value) is int:
       value = float(value)
     if type(value) is not field.type:
-      raise ConfigError(
-        f'{path} takes a {field.type.__name__}, not {value!r}'
-      )
+      raise ConfigError(f'{path} takes a {field.type.__name__}, not {value!r}')
     if field.type is float and not math.isfinite(value):
       raise ConfigError(f'{path}={value} must be finite')
     if field.choices is not None and value not in field.choices:

@@ -1,0 +1,1 @@
+"""What is asked: thin programs, presets and the declared studies."""
