@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from transformer_jax.config import ModelConfig
+from transformer_jax.data.tokens import BOS, PAD
 from transformer_jax.nn import attention, positions, randomness
 from transformer_jax.nn.layers import (
   DecoderLayer,
@@ -20,9 +21,6 @@ from transformer_jax.nn.layers import (
   drop_residual,
   within,
 )
-
-PAD = 0  # no token: as a source position never seen, as a target not scored
-BOS = 1  # what the decoder reads before the first target token
 
 
 class Memory(NamedTuple):

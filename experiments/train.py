@@ -1,0 +1,28 @@
+"""Train a Transformer, or go on with a run, or find it finished.
+
+  python -m experiments.train --workdir=runs/tiny --preset=tiny \\
+    --data.source=files:multi30k --data.pair=en-de
+
+The same command starts the run, resumes it after a kill and says when it is
+done. Exit codes: 0 finished; 2 something to be corrected first; 75 stopped by
+SIGTERM or SIGUSR1 and saved, run the same command again.
+"""
+
+import types
+
+from transformer_jax import flags
+from transformer_jax.config import Config
+
+EXTRA = (
+  flags.Flag('workdir', str, '', 'folder of the run', required=True),
+)
+
+
+def main(config: Config, options: types.SimpleNamespace) -> int:
+  from transformer_jax.training.loop import train
+
+  return train(config, workdir=options.workdir)
+
+
+if __name__ == '__main__':
+  flags.run(main, extra=EXTRA)

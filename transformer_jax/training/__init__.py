@@ -1,0 +1,1 @@
+"""Logits to parameters: loss, optimizer, step, checkpoints and the loop."""

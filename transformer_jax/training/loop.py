@@ -1,0 +1,346 @@
+"""The loop: set up in order, then step, evaluate, save, report.
+
+A run is a pure function of its config and data. Where it was killed, on which
+call a step went to the device and when metrics were read change no bit of it.
+"""
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.data.batches import (
+  Batch,
+  Corpus,
+  Plan,
+  held_out_batches,
+  make_plan,
+  open_corpus,
+)
+from transformer_jax.nn.transformer import Transformer
+from transformer_jax.training import record
+from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.loss import LossSums
+from transformer_jax.training.progress import Progress
+from transformer_jax.training.state import (
+  Metrics,
+  State,
+  initial_state,
+  loss_function,
+  numbers,
+  train_steps,
+)
+
+FINISHED, PREEMPTED = 0, 75  # exit codes of the public contract
+EVALUATION_TOKENS = 8192  # of the longer side in a validation batch
+
+# (params, vocabularies, sentence pairs) -> BLEU of their translation
+Bleu = Callable[[Any, Corpus, list[tuple[str, str]]], float]
+
+
+class TrainingError(ConfigError):
+  """Training cannot go on; the text is one line with what is known."""
+
+
+class Run(NamedTuple):
+  """What set-up made."""
+
+  config: Config
+  corpus: Corpus
+  plan: Plan
+  model: Transformer
+  checkpoints: Checkpoints
+  metrics: record.Metrics
+  progress: Progress
+
+
+def train(
+  config: Config, *, workdir: str, bleu: Bleu | None = None
+) -> int:
+  """Train, or go on, or find it done.
+
+  Args:
+    config: valid.
+    workdir: the run's folder.
+    bleu: scores translations, when that is the metric of the best checkpoint.
+
+  Returns:
+    The exit code: 0 finished, 75 stopped by a signal and saved.
+
+  Raises:
+    ConfigError: the folder, the data or the config cannot be used.
+    TrainingError: the loss is not a number.
+    CheckpointError: a checkpoint could not be written or read.
+  """
+  with Progress(workdir, config.train.steps) as progress, stop_signal() as stop:
+    run = set_up(config, workdir, progress)
+    state = start_or_resume(run)
+    start = int(state.step)
+    if finished(run, start):
+      progress.say(f'{workdir} is finished at step {start}')
+      return FINISHED
+    return go_on(run, state, stop, bleu)
+
+
+def set_up(config: Config, workdir: str, progress: Progress) -> Run:
+  """Folder, data, model and checkpoints, in this order."""
+  use_compilation_cache(config)
+  folder = record.open_folder(workdir)
+  record.admit(folder, config)
+  corpus = open_corpus(
+    config.data, workdir=str(folder), progress=progress.say
+  )
+  fingerprints = dict(
+    data=corpus.fingerprint, vocabulary=corpus.vocabularies.fingerprint
+  )
+  record.admit_data(folder, fingerprints)
+  description = record.describe(config, fingerprints)
+  record.write_atomically(folder / 'config.json', description)
+  plan = make_plan(corpus.train, config.data)
+  for shape in plan.shapes:
+    if shape.rows % config.optim.accumulate:
+      raise ConfigError(
+        f'optim.accumulate={config.optim.accumulate} does not divide the '
+        f'{shape.rows} rows of a batch; a power of two up to 8 does'
+      )
+  model = Transformer(
+    config.model,
+    corpus.vocabularies.source.size,
+    corpus.vocabularies.target.size,
+  )
+  checkpoints = Checkpoints(
+    folder / 'checkpoints',
+    keep_latest=config.train.keep_latest,
+    keep_best=config.train.keep_best,
+    best_metric_mode='min' if config.train.best_metric == 'loss' else 'max',
+    config=description,
+  )
+  return Run(
+    config,
+    corpus,
+    plan,
+    model,
+    checkpoints,
+    record.Metrics(folder),
+    progress,
+  )
+
+
+def use_compilation_cache(config: Config) -> None:
+  """Programs compiled once on this machine are read back afterwards."""
+  folder = os.path.join(os.path.expanduser(config.data.cache_dir), 'programs')
+  jax.config.update('jax_compilation_cache_dir', folder)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+
+
+def run_key(config: Config) -> jax.Array:
+  """The one key of a run."""
+  return jax.random.key(config.train.seed)
+
+
+def start_or_resume(run: Run) -> State:
+  """The newest good checkpoint, or step 0."""
+  start = jax.jit(initial_state(run.config, run.model))
+  abstract = jax.eval_shape(start, run_key(run.config))
+  count = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract.params))
+  run.progress.say(
+    f'{count:,} parameters, {len(run.plan.shapes)} batch shapes, '
+    f'{run.plan.padding:.1%} padding'
+  )
+  if run.checkpoints.steps():
+    state = run.checkpoints.restore(abstract)
+    run.progress.say(f'resumed at step {int(state.step)}')
+  else:
+    state = start(run_key(run.config))
+  run.metrics.cut_back(int(state.step))
+  return state
+
+
+def finished(run: Run, step: int) -> bool:
+  return step >= run.config.train.steps or out_of_patience(run)
+
+
+def out_of_patience(run: Run) -> bool:
+  """True after `patience` validations without a better one."""
+  config = run.config.train
+  sign = 1 if config.best_metric == 'loss' else -1
+  found = [
+    sign * line[config.best_metric]
+    for line in run.metrics.lines()
+    if config.best_metric in line and line['split'] == 'validation'
+  ]
+  if not config.patience or not found:
+    return False
+  return len(found) - 1 - int(np.argmin(found)) >= config.patience
+
+
+def go_on(
+  run: Run, state: State, stop: Callable[[], int], bleu: Bleu | None
+) -> int:
+  """Steps from `state` to the end, or to a signal."""
+  config = run.config
+  steps = jax.jit(train_steps(config, run.model), donate_argnums=0)
+  key, traced = run_key(config), numbers(config)
+  evaluate = evaluation(run, bleu)
+  step = int(state.step)
+  pending: tuple[int, int, Metrics] | None = None
+  while True:
+    count = steps_in_call(run, step)
+    batches = stacked(run, step, count)
+    state, metrics = steps(state, batches, jnp.int32(count), key, traced)
+    # While these steps run, the numbers of those before are read.
+    write(run, pending)
+    pending = (step, count, metrics)
+    step += count
+    due = step % config.train.evaluate_every == 0
+    stopping = bool(stop())
+    last = step >= config.train.steps
+    if due or last or stopping or step % config.train.save_every == 0:
+      # Nothing is saved before its loss is known to be a number.
+      write(run, pending)
+      pending = None
+      metric = evaluate(step, state) if due or last else None
+      run.checkpoints.save(step, state, metric=metric)
+    if stopping and not last:
+      run.checkpoints.wait()
+      run.progress.say(f'stopped by a signal, saved at step {step}')
+      return PREEMPTED
+    if last or (due and out_of_patience(run)):
+      run.checkpoints.wait()
+      run.progress.say(f'finished at step {step}')
+      return FINISHED
+
+
+def steps_in_call(run: Run, step: int) -> int:
+  """Steps until the shape changes or something is due."""
+  config = run.config.train
+  return min(
+    run.plan.left_in_run(step),
+    config.steps - step,
+    config.evaluate_every - step % config.evaluate_every,
+    config.save_every - step % config.save_every,
+  )
+
+
+def stacked(run: Run, step: int, count: int) -> Batch:
+  """Batches step .. step + count - 1; the unused rest repeats the first."""
+  seed, room = run.config.train.seed, run.config.data.batches_per_run
+  found = [run.plan.batch(seed, step + n) for n in range(count)]
+  found += found[:1] * (room - count)
+  return Batch(*(np.stack(side) for side in zip(*found, strict=True)))
+
+
+def write(run: Run, pending: tuple[int, int, Metrics] | None) -> None:
+  """The metrics of a call that was made earlier: to disk and screen.
+
+  Raises:
+    TrainingError: a loss is not a number. The state of that step is not saved.
+  """
+  if pending is None:
+    return
+  first, count, found = pending
+  found = jax.tree.map(np.asarray, found)
+  rows, tokens = [], 0.0
+  for n in range(count):
+    step = first + n + 1
+    sums = LossSums(*(float(total[n]) for total in found.losses))
+    norm = float(found.gradient_norm[n])
+    tokens += sums.tokens
+    if not math.isfinite(sums.smoothed) or not math.isfinite(norm):
+      raise TrainingError(
+        f'the loss of step {step} is not a number (loss {sums.smoothed:g}, '
+        f'gradient norm {norm:g}); checkpoint {run.checkpoints.latest()} '
+        'stands; try a lower --optim.learning_rate or --optim.clip_norm=1'
+      )
+    if step % run.config.train.log_every == 0:
+      values = averages(sums) | dict(
+        gradient_norm=norm, learning_rate=float(found.learning_rate[n])
+      )
+      rows.append((step, 'train', values))
+    run.progress.step(step, sums.smoothed / max(sums.tokens, 1.0))
+  run.metrics.append(rows)
+  run.progress.show(rows, tokens)
+
+
+def averages(sums: LossSums) -> dict[str, float]:
+  """Per target token: training loss, cross entropy, perplexity, accuracy."""
+  tokens = max(sums.tokens, 1.0)
+  loss = sums.plain / tokens
+  return dict(
+    loss=loss,
+    smoothed_loss=sums.smoothed / tokens,
+    perplexity=math.exp(min(loss, 700.0)),
+    accuracy=sums.correct / tokens,
+    tokens=sums.tokens,
+  )
+
+
+def evaluation(
+  run: Run, bleu: Bleu | None
+) -> Callable[[int, State], float]:
+  """(step, state) -> the metric of the best checkpoint, on validation."""
+  config = run.config
+  split = config.data.validation_split
+  losses = loss_function(config, run.model)
+  sums_of = jax.jit(
+    lambda params, batch, numbers: losses(params, batch, None, numbers)
+  )
+  held_out = held_out_batches(
+    run.corpus.pairs(split), config.data, EVALUATION_TOKENS
+  )
+
+  def evaluate(step: int, state: State) -> float:
+    # Summed on the host in float64: the order of batches is fixed.
+    total = [0.0] * len(LossSums._fields)
+    for _, batch in held_out:
+      sums = sums_of(state.params, batch, numbers(config))
+      total = [a + float(b) for a, b in zip(total, sums, strict=True)]
+    values = averages(LossSums(*total))
+    if config.train.best_metric == 'bleu':
+      if bleu is None:
+        raise ConfigError('train.best_metric=bleu needs a scorer')
+      pairs = run.corpus.references(split)
+      values['bleu'] = bleu(state.params, run.corpus, pairs)
+    rows = [(step, 'validation', values)]
+    run.metrics.append(rows)
+    run.progress.show(rows, 0.0)
+    return values[config.train.best_metric]
+
+  return evaluate
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[Callable[[], int]]:
+  """Number of the signal that asked to stop, 0 if none did.
+
+  SIGTERM and SIGUSR1 come before a preemption: the loop saves and leaves. A
+  second one does what it did before.
+  """
+  caught = [0]
+  before = {}
+
+  def note(number, _):
+    caught[0] = number
+    for restored, handler in before.items():
+      signal.signal(restored, handler)
+    print('signal: saving, then leaving', file=sys.stderr)
+
+  try:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+      before[number] = signal.signal(number, note)
+  except ValueError:  # Not the main thread: signals are its business.
+    pass
+  try:
+    yield lambda: caught[0]
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

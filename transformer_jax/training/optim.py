@@ -1,0 +1,50 @@
+"""The paper's schedule and Adam (section 5.3)."""
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from transformer_jax.config import OptimConfig
+
+
+def paper_schedule(step: Array, *, d_model: int, warmup_steps: int) -> Array:
+  """d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), eq. 3.
+
+  Args:
+    step: number of the update, 1 for the first.
+    d_model: width of the model.
+    warmup_steps: steps until the rate is highest.
+
+  >>> round(paper_schedule(4000, d_model=512, warmup_steps=4000).item(), 7)
+  0.0006988
+  """
+  step = jnp.asarray(step, jnp.float32)
+  return d_model**-0.5 * jnp.minimum(step**-0.5, step * warmup_steps**-1.5)
+
+
+def inverse_sqrt_schedule(step: Array, *, warmup_steps: int) -> Array:
+  """eq. 3 divided by its maximum, so that the factor is the peak rate."""
+  step = jnp.asarray(step, jnp.float32)
+  return jnp.minimum(step / warmup_steps, (warmup_steps / step) ** 0.5)
+
+
+SCHEDULES = {
+  'paper': paper_schedule,
+  'inverse_sqrt': lambda step, *, d_model, warmup_steps: inverse_sqrt_schedule(
+    step, warmup_steps=warmup_steps
+  ),
+  'constant': lambda step, *, d_model, warmup_steps: jnp.ones(()),
+}
+
+
+def adam(config: OptimConfig) -> optax.GradientTransformation:
+  """Adam's direction; the learning rate is applied in the step, traced.
+
+  Clipping to a global norm comes first, when it is asked for.
+  """
+  direction = optax.scale_by_adam(
+    b1=config.beta1, b2=config.beta2, eps=config.epsilon
+  )
+  if not config.clip_norm:
+    return direction
+  return optax.chain(optax.clip_by_global_norm(config.clip_norm), direction)

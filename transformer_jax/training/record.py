@@ -1,0 +1,163 @@
+"""The folder of a run, but for its checkpoints: config, metrics, events."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from transformer_jax import config as config_lib
+from transformer_jax.config import Config, ConfigError
+
+PACKAGES = (
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'numpy',
+  'sentencepiece',
+)
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """The whole text or, after a kill or on a full disk, what was there."""
+  beside = path.with_name(path.name + '.writing')
+  with open(beside, 'w', encoding='utf-8') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(beside, path)
+
+
+def versions() -> dict[str, str]:
+  """Installed version of each package that a result may depend on."""
+  found = {}
+  for package in PACKAGES:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      found[package] = 'absent'
+  return found
+
+
+def open_folder(workdir: str) -> pathlib.Path:
+  """The run's folder, made and tried by writing to it.
+
+  Raises:
+    ConfigError: it cannot be made or written to.
+  """
+  folder = pathlib.Path(workdir).expanduser()
+  trial = folder / '.trial'
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    trial.write_bytes(b'x' * 4096)
+    trial.unlink()
+  except OSError as error:
+    raise ConfigError(
+      f'workdir {folder} cannot be written: {error.strerror}; take another '
+      '--workdir or make room'
+    ) from error
+  return folder
+
+
+def read_config(workdir: str | os.PathLike[str]) -> Config:
+  """The config of the run in a folder.
+
+  Raises:
+    ConfigError: there is no run, or its config cannot be read.
+  """
+  path = pathlib.Path(workdir).expanduser() / 'config.json'
+  try:
+    body = json.loads(path.read_text(encoding='utf-8'))
+    return config_lib.from_json(json.dumps(body['config']))
+  except FileNotFoundError as error:
+    raise ConfigError(f'{workdir} holds no run: no config.json') from error
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ConfigError(f'{path} cannot be read: {error}') from error
+
+
+def admit(folder: pathlib.Path, config: Config) -> None:
+  """Refuse a folder that holds a run with another result.
+
+  Raises:
+    ConfigError: names each field that would change the result.
+  """
+  if not (folder / 'config.json').exists():
+    return
+  changed = [
+    f'{path} {old} -> {new}'
+    for path, (old, new) in config_lib.difference(
+      read_config(folder), config
+    ).items()
+    if config_lib.FIELDS[path].affects == 'result'
+  ]
+  if changed:
+    raise ConfigError(
+      f'{folder} holds a run of another config: {", ".join(changed)}; take '
+      'another --workdir, or the same values to resume'
+    )
+
+
+def admit_data(folder: pathlib.Path, fingerprints: Mapping[str, str]) -> None:
+  """Refuse to go on with other data or another vocabulary than before.
+
+  Raises:
+    ConfigError: names what is not the same.
+  """
+  path = folder / 'config.json'
+  if not path.exists():
+    return
+  before = json.loads(path.read_text(encoding='utf-8'))['fingerprints']
+  for name, now in fingerprints.items():
+    if before.get(name) != now:
+      raise ConfigError(
+        f'the {name} of {folder} is not what the run began with; restore it '
+        'or take another --workdir'
+      )
+
+
+def describe(config: Config, fingerprints: Mapping[str, str]) -> str:
+  """What config.json says, as text."""
+  body = dict(
+    config=json.loads(config_lib.to_json(config)),
+    versions=versions(),
+    fingerprints=dict(fingerprints),
+  )
+  return json.dumps(body, indent=2, ensure_ascii=False) + '\n'
+
+
+class Metrics:
+  """metrics.jsonl: one object a line, each (step, split) once."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._path = folder / 'metrics.jsonl'
+
+  def cut_back(self, step: int) -> None:
+    """Forget what was written after `step`, the one that was restored."""
+    if self._path.exists():
+      kept = [line for line in self.lines() if line['step'] <= step]
+      text = ''.join(json.dumps(line) + '\n' for line in kept)
+      write_atomically(self._path, text)
+
+  def lines(self) -> Iterator[dict[str, Any]]:
+    """Whole lines; one that a kill cut short is not there."""
+    if not self._path.exists():
+      return
+    for line in self._path.read_text(encoding='utf-8').splitlines():
+      try:
+        yield json.loads(line)
+      except ValueError:
+        return
+
+  def append(
+    self, rows: list[tuple[int, str, Mapping[str, float]]]
+  ) -> None:
+    """Adds (step, split, {name: number}) rows, and sees them to the disk."""
+    if not rows:
+      return
+    with open(self._path, 'a', encoding='utf-8') as file:
+      for step, split, values in rows:
+        file.write(json.dumps(dict(step=step, split=split, **values)) + '\n')
+      file.flush()
