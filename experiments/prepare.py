@@ -1,0 +1,56 @@
+"""Download, learn the vocabulary, build the token cache; then say what is there.
+
+    python -m experiments.prepare --data.source=tfds:NAME/CONFIG --data.pair=en-de
+
+Training does the same for itself, except that it never downloads. Run again,
+this finds everything done and only prints.
+"""
+
+import types
+
+from transformer_jax import flags
+from transformer_jax.config import Config
+
+
+def main(config: Config, options: types.SimpleNamespace) -> None:
+  """Prepare what `config.data` names and print pairs, tokens and shapes."""
+  del options
+  from transformer_jax.data import batches
+  from transformer_jax.data.text import open_text
+
+  data = config.data
+  if not data.source.startswith('task:'):
+    open_text(data).prepare()
+  corpus = batches.open_corpus(data, workdir=None, progress=print)
+  source, target = corpus.vocabularies
+  joint = source is target
+  print(
+    f'vocabulary: {source.size:,} pieces'
+    + (' for both sides' if joint else f', {target.size:,} of the target')
+  )
+  splits = (data.train_split, data.validation_split, data.test_split)
+  for split in dict.fromkeys(splits):
+    if split == data.train_split and isinstance(
+      corpus.train, batches.EndlessPairs
+    ):
+      print(f'{split}: generated without end')
+      continue
+    pairs = corpus.pairs(split)
+    tokens = [int(length_n.sum(dtype=int)) for length_n in pairs.lengths]
+    print(
+      f'{split}: {len(pairs):,} pairs, {tokens[0]:,} source and '
+      f'{tokens[1]:,} target tokens, {corpus.dropped[split]:,} dropped'
+    )
+  plan = batches.make_plan(corpus.train, data)
+  steps = plan.steps_per_epoch(0)
+  print(
+    f'batches: {f"{steps:,} an epoch" if steps else "without end"}, '
+    f'{plan.padding:.1%} padding, shapes (rows x source + target):'
+  )
+  for shape in plan.shapes:
+    print(f'  {shape.rows} x {shape.source_length} + {shape.target_length}')
+  print(f'fingerprint: {corpus.fingerprint}')
+
+
+if __name__ == '__main__':
+  flags.run(main)

@@ -1,0 +1,1 @@
+"""Sentences to arrays: text and tasks, vocabulary, token cache, batches."""

@@ -1,0 +1,194 @@
+"""Embedded tasks: generated sequences with known answers, no download.
+
+Row i of a split is a pure function of (data.seed, split, i), so that nothing
+is stored and training can go on for ever. Which split a source sequence may
+appear in is decided by a hash of the sequence itself: held-out sequences never
+occur in training, for any seed.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from transformer_jax.config import ConfigError, DataConfig, closest
+
+SPLITS = ('train', 'validation', 'test')
+
+# One source sequence of _CLASSES belongs to validation and one to test.
+_CLASSES = 16
+_ATTEMPTS = 4000  # draws of one row; (15/16)^4000 is nothing
+# Different sources wanted for each row of a held-out split.
+_SPARE = 2 * _CLASSES
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
+
+
+class Rows(NamedTuple):
+  """Symbols 0 .. task_symbols - 1; what lies beyond a length is not read."""
+
+  source_BS: np.ndarray
+  source_length_B: np.ndarray
+  target_BT: np.ndarray
+  target_length_B: np.ndarray
+
+
+class Task(NamedTuple):
+  """How a task draws its rows; everything else is common to all.
+
+  Args:
+    words: config -> how each symbol is written.
+    longest: config -> most symbols of a source and of a target.
+    sources: config -> how many different sources there are.
+    columns: config -> random numbers that a row takes.
+    make: (random numbers [B, columns], config) -> rows.
+  """
+
+  words: Callable[[DataConfig], list[str]]
+  longest: Callable[[DataConfig], tuple[int, int]]
+  sources: Callable[[DataConfig], int]
+  columns: Callable[[DataConfig], int]
+  make: Callable[[np.ndarray, DataConfig], Rows]
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+  """A bijection of uint64 that scatters neighbours (splitmix64's finisher)."""
+  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  return x ^ (x >> np.uint64(31))
+
+
+def random_numbers(row_B: np.ndarray, columns: int, *key: int) -> np.ndarray:
+  """uint64 numbers [B, columns], a function of key, row and column."""
+  state_B = row_B.astype(np.uint64)
+  for part in key:
+    word = np.uint64(part % 2**64)
+    state_B = mix(state_B + word + np.uint64(_GOLDEN))
+  column_C = np.arange(1, columns + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+  return mix(state_B[:, None] + column_C)
+
+
+def below(numbers: np.ndarray, limit: int) -> np.ndarray:
+  """Random uint64 numbers to integers in [0, limit), limit under 2^31."""
+  return (
+    (numbers >> np.uint64(33)) * np.uint64(limit) >> np.uint64(31)
+  ).astype(np.int64)
+
+
+def _class_of(symbols_BS: np.ndarray, length_B: np.ndarray) -> np.ndarray:
+  """The class, 0 to 15, of each source sequence: of its content only."""
+  state_B = mix(length_B.astype(np.uint64) + np.uint64(_GOLDEN))
+  for column in range(symbols_BS.shape[1]):
+    symbol_B = symbols_BS[:, column].astype(np.uint64)
+    mixed_B = mix(state_B + symbol_B + np.uint64(_GOLDEN))
+    state_B = np.where(column < length_B, mixed_B, state_B)
+  return (state_B % np.uint64(_CLASSES)).astype(np.int64)
+
+
+def generate(
+  name: str, data: DataConfig, *, split: str, row_B: np.ndarray
+) -> Rows:
+  """Rows `row_B` of `split`: the same numbers, the same rows.
+
+  A row whose source belongs to another split is drawn again.
+
+  Raises:
+    ConfigError: when no source of this split is found.
+  """
+  task = TASKS[name]
+  wanted = {'validation': [0], 'test': [1]}.get(split, range(2, _CLASSES))
+  number = SPLITS.index(split)
+  columns = task.columns(data)
+  rows = None
+  pending = np.arange(len(row_B))
+  for attempt in range(_ATTEMPTS):
+    key = data.seed, number, attempt
+    drawn = task.make(random_numbers(row_B[pending], columns, *key), data)
+    if rows is None:
+      rows = drawn
+    else:
+      for kept, new in zip(rows, drawn, strict=True):
+        kept[pending] = new
+    classes_B = _class_of(drawn.source_BS, drawn.source_length_B)
+    pending = pending[~np.isin(classes_B, wanted)]
+    if not len(pending):
+      return rows
+  raise ConfigError(f'task:{name} {_too_few(task, data)}')
+
+
+def _too_few(task: Task, data: DataConfig) -> str:
+  return (
+    f'has {task.sources(data)} different sources, too few to hold out two '
+    f'splits of data.task_held_out={data.task_held_out}: raise '
+    'data.task_symbols or data.task_max_length, or hold out less'
+  )
+
+
+def check(name: str, data: DataConfig) -> None:
+  """Refuse an unknown task, split, or one with too few sequences.
+
+  Raises:
+    ConfigError: one line with the mend.
+  """
+  if name not in TASKS:
+    raise ConfigError(
+      f'data.source=task:{name} is not one of '
+      f'{", ".join("task:" + known for known in TASKS)}{closest(name, TASKS)}'
+    )
+  task = TASKS[name]
+  if task.sources(data) < _SPARE * data.task_held_out:
+    raise ConfigError(f'task:{name} {_too_few(task, data)}')
+  longest = max(task.longest(data)) + 1
+  if longest > data.max_length:
+    raise ConfigError(
+      f'task:{name} makes sequences of {longest} tokens, more than '
+      f'data.max_length={data.max_length}: raise it or lower '
+      'data.task_max_length'
+    )
+
+
+def _sequences(answer: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Task:
+  """A task on plain sequences; `answer`(symbols, lengths) is the target."""
+
+  def make(numbers: np.ndarray, data: DataConfig) -> Rows:
+    span = data.task_max_length - data.task_min_length + 1
+    length_B = data.task_min_length + below(numbers[:, 0], span)
+    symbols_BS = below(numbers[:, 1:], data.task_symbols)
+    target_BT = answer(symbols_BS, length_B)
+    return Rows(symbols_BS, length_B, target_BT, length_B.copy())
+
+  return Task(
+    words=lambda data: [str(number) for number in range(data.task_symbols)],
+    longest=lambda data: (data.task_max_length, data.task_max_length),
+    sources=lambda data: sum(
+      data.task_symbols**length
+      for length in range(data.task_min_length, data.task_max_length + 1)
+    ),
+    columns=lambda data: data.task_max_length + 1,
+    make=make,
+  )
+
+
+def _copied(symbols_BS: np.ndarray, length_B: np.ndarray) -> np.ndarray:
+  del length_B
+  return symbols_BS.copy()
+
+
+def _reversed(symbols_BS: np.ndarray, length_B: np.ndarray) -> np.ndarray:
+  column_S = np.arange(symbols_BS.shape[1])
+  from_BS = np.maximum(length_B[:, None] - 1 - column_S, 0)
+  return np.take_along_axis(symbols_BS, from_BS, axis=1)
+
+
+def _sorted(symbols_BS: np.ndarray, length_B: np.ndarray) -> np.ndarray:
+  column_S = np.arange(symbols_BS.shape[1])
+  beyond_BS = column_S >= length_B[:, None]
+  # What is beyond the end sorts last and is not read.
+  last = np.iinfo(symbols_BS.dtype).max
+  return np.sort(np.where(beyond_BS, last, symbols_BS), axis=1)
+
+
+TASKS: dict[str, Task] = {
+  'copy': _sequences(_copied),
+  'reverse': _sequences(_reversed),
+  'sort': _sequences(_sorted),
+}
