@@ -249,7 +249,9 @@ def test_params_alone_and_their_mean(tmp_path):
   assert_same(trees[1], jax.tree.map(np.asarray, state(2).params))
   mean = average(iter(trees))
   # Steps 1, 2 and 6: 0 .. 3 plus their mean of 3.
-  np.testing.assert_array_equal(mean['scale_D'], np.array([3, 4, 5, 6], np.float32))
+  np.testing.assert_array_equal(
+    mean['scale_D'], np.array([3, 4, 5, 6], np.float32)
+  )
   np.testing.assert_array_equal(trees[0]['scale_D'], [1, 2, 3, 4])
   with pytest.raises(CheckpointError, match='no checkpoint to average'):
     average([])
