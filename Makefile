@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	@pip='$(BIN)/python -m pip'; \
 	  $$pip --version > /dev/null 2>&1 || \
 	    pip='$(PYTHON) -m pip --python $(BIN)/python'; \
-	  $$pip install --quiet --disable-pip-version-check \
+	  $$pip install -qq --disable-pip-version-check \
 	    --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
