@@ -1,6 +1,6 @@
-"""Download, learn the vocabulary, build the token cache; then say what is there.
+"""Download, learn the vocabulary, build the token cache; say what is there.
 
-    python -m experiments.prepare --data.source=tfds:NAME/CONFIG --data.pair=en-de
+    python -m experiments.prepare --data.source=... --data.pair=en-de
 
 Training does the same for itself, except that it never downloads. Run again,
 this finds everything done and only prints.

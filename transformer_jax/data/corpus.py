@@ -164,7 +164,8 @@ def _learned(
   folder = os.path.join(
     os.path.expanduser(data.cache_dir), f'vocabulary-{_digest(*settings)[:24]}'
   )
-  if not os.path.isdir(folder):
+
+  def write(unfinished: str) -> None:
     progress(
       f'learning {data.vocabulary_size:,} {data.vocabulary_model} pieces'
     )
@@ -176,7 +177,10 @@ def _learned(
         learn(_sentences(text, data, (0,)), data),
         learn(_sentences(text, data, (1,)), data),
       )
-    build_folder(folder, vocabularies.save)
+    vocabularies.save(unfinished)
+
+  if not os.path.isdir(folder):
+    build_folder(folder, write)
   return load_vocabularies(folder)
 
 

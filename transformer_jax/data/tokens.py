@@ -210,6 +210,9 @@ def load_vocabularies(folder: str) -> Vocabularies:
   Raises:
     ConfigError: when they are missing or are not what was saved.
   """
+  record = os.path.join(folder, 'fingerprint.json')
+  if not os.path.exists(record):
+    raise ConfigError(f'no vocabulary in {folder}')
   found = {
     side: _load(path)
     for side in ('joint', 'source', 'target')
@@ -221,7 +224,7 @@ def load_vocabularies(folder: str) -> Vocabularies:
     both = Vocabularies(found['source'], found['target'])
   else:
     raise ConfigError(f'no vocabulary in {folder}')
-  with open(os.path.join(folder, 'fingerprint.json')) as file:
+  with open(record) as file:
     if json.load(file)['fingerprint'] != both.fingerprint:
       raise ConfigError(
         f'the vocabulary in {folder} is not the one saved there'
