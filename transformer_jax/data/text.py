@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, BinaryIO, NamedTuple
 
 from transformer_jax.config import ConfigError, DataConfig
@@ -106,6 +106,30 @@ def _scan(path: str) -> _Scan:
   if not lines and last == b'\n':
     raise ConfigError(f'{path} is empty')
   return _Scan(lines + (last != b'\n'), digest.hexdigest())
+
+
+def decoded_lines(lines: Iterable[bytes], name: str) -> list[str]:
+  """Sentences of `lines`, without their ends.
+
+  Args:
+    lines: UTF-8, such as a file opened for bytes.
+    name: of the file, for an error.
+
+  Raises:
+    ConfigError: naming the first line that is not UTF-8.
+  """
+  sentences = []
+  for number, line in enumerate(lines, 1):
+    try:
+      sentences.append(line.decode().rstrip('\r\n'))
+    except UnicodeDecodeError:
+      raise ConfigError(
+        f'{name}, line {number}: not valid UTF-8; convert the text or mend '
+        'the line'
+      ) from None
+  if sentences:
+    sentences[0] = sentences[0].removeprefix('\ufeff')
+  return sentences
 
 
 def _bad_line(path: str) -> int:

@@ -1,0 +1,181 @@
+"""Score a trained run on a split or on two files; one JSON line on stdout.
+
+    python -m experiments.evaluate --workdir=W --split=test
+    python -m experiments.evaluate --workdir=W --source=FILE --reference=FILE
+
+Loss, perplexity and accuracy are those of the references by teacher forcing,
+in nats a token without label smoothing; `exact` is the share of references
+that were the likeliest in every token. BLEU and chrF are of the translations,
+with sacrebleu's signatures. Text that is already tokenised
+(data.text=pretokenized) is scored as it stands, under the name tokenized_bleu.
+The line is kept in WORKDIR/results as well.
+"""
+
+import json
+import pathlib
+import sys
+import time
+import types
+from typing import Any
+
+from transformer_jax import flags
+from transformer_jax.config import Config, ConfigError, DataConfig
+from transformer_jax.inference import restore
+
+EXTRA = (
+  flags.Flag('workdir', str, '', "the run's folder", required=True),
+  flags.Flag('split', str, '', 'of the data; data.test_split by default'),
+  flags.Flag('source', str, '', 'file to translate, instead of a split'),
+  flags.Flag('reference', str, '', 'file with its translation, by line'),
+  flags.Flag(
+    'tokenize', str, '13a', "sacrebleu's tokenizer of raw text, as ko-mecab"
+  ),
+)
+
+
+def say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
+
+
+def file_lines(path: str) -> list[str]:
+  """Sentences of a file, plain or gzip.
+
+  Raises:
+    ConfigError: it cannot be read, is empty or is not UTF-8.
+  """
+  import gzip
+
+  from transformer_jax.data.text import decoded_lines
+
+  name = pathlib.Path(path).expanduser()
+  try:
+    with gzip.open(name) if name.suffix == '.gz' else open(name, 'rb') as file:
+      lines = decoded_lines(file, path)
+  except (OSError, EOFError) as error:
+    raise ConfigError(
+      f'{path} cannot be read: {getattr(error, "strerror", None) or error}'
+    ) from None
+  if not lines:
+    raise ConfigError(f'{path} is empty')
+  return lines
+
+
+def split_pairs(
+  data: DataConfig, split: str, workdir: str | None
+) -> list[tuple[str, str]]:
+  """Source and target sentences of a split of the run's own data."""
+  from transformer_jax.data.corpus import open_corpus
+  from transformer_jax.data.text import open_text
+
+  if data.source.startswith('task:'):
+    corpus = open_corpus(data, workdir=workdir, progress=say)
+    return corpus.references(split)
+  # Not the corpus: that would want the training text, which can be elsewhere.
+  text = open_text(data)
+  text.check(split)
+  return list(text.pairs(split))
+
+
+def chosen_pairs(
+  config: Config, options: types.SimpleNamespace
+) -> tuple[str, list[tuple[str, str]]]:
+  """What to call the pairs, and the pairs.
+
+  Raises:
+    ConfigError: flags that do not go together, or input that is not usable.
+  """
+  if bool(options.source) != bool(options.reference):
+    raise ConfigError('--source and --reference are given together')
+  if not options.source:
+    split = options.split or config.data.test_split
+    return split, split_pairs(config.data, split, options.workdir)
+  if options.split:
+    raise ConfigError('give --split, or --source and --reference')
+  sides = file_lines(options.source), file_lines(options.reference)
+  if len(sides[0]) != len(sides[1]):
+    raise ConfigError(
+      f'{options.source} has {len(sides[0])} lines but {options.reference} '
+      f'has {len(sides[1])}: they must be aligned line by line'
+    )
+  return pathlib.Path(options.source).name, list(zip(*sides, strict=True))
+
+
+def scores(
+  run: restore.Run, pairs: list[tuple[str, str]], tokenize: str
+) -> dict[str, Any]:
+  """Everything that is measured on the pairs."""
+  from transformer_jax.inference import evaluate
+  from transformer_jax.inference.translate import translate_sentences
+
+  sources, references = (list(side) for side in zip(*pairs, strict=True))
+  text = run.config.data.text
+  # Asked for nothing, to hear of a tokenizer that is missing before the work.
+  evaluate.bleu([''], [''], text=text, tokenize=tokenize)
+  forced = evaluate.scores_of_pairs(
+    evaluate.score_pairs(
+      run.model,
+      run.params,
+      pairs,
+      vocabularies=run.vocabularies,
+      max_tokens=run.config.decode.max_tokens,
+    )
+  )
+  say(f'loss {forced.loss:.4f}, accuracy {forced.accuracy:.4f}')
+  start = time.monotonic()
+  found = translate_sentences(
+    run.model,
+    run.params,
+    sources,
+    vocabularies=run.vocabularies,
+    options=run.config.decode,
+    progress=lambda done, total: say(f'translated {done:,} of {total:,}'),
+  )
+  seconds = time.monotonic() - start
+  return dict(
+    **forced._asdict(),
+    **evaluate.bleu(found.texts, references, text=text, tokenize=tokenize),
+    seconds=round(seconds, 3),
+    sentences_per_second=round(len(pairs) / seconds, 2),
+    padding_steps=round(found.padding, 4),
+  )
+
+
+def results_path(workdir: str, name: str, result: dict[str, Any]) -> str:
+  """WORKDIR/results/NAME-STRATEGY-STEP.json: other settings, another file."""
+  decode, steps = result['decode'], result['checkpoint_steps']
+  kind = decode['strategy']
+  if kind == 'beam':
+    kind += f'{decode["beam_size"]}-alpha{decode["alpha"]:g}'
+  folder = pathlib.Path(workdir).expanduser() / 'results'
+  return str(folder / f'{name}-{kind}-step{steps[0]}-average{len(steps)}.json')
+
+
+def main(config: Config, options: types.SimpleNamespace) -> None:
+  """Score, print one line, keep it."""
+  import dataclasses
+
+  from transformer_jax.training.loop import use_compilation_cache
+  from transformer_jax.training.record import write_atomically
+
+  use_compilation_cache(config)
+  name, pairs = chosen_pairs(config, options)
+  run = restore.load_run(options.workdir, config)
+  say(f'{len(pairs):,} pairs of {name}; checkpoints {run.steps}')
+  result = dict(
+    split=name,
+    **scores(run, pairs, options.tokenize),
+    checkpoint_steps=run.steps,
+    decode=dataclasses.asdict(config.decode),
+  )
+  line = json.dumps(result, ensure_ascii=False)
+  print(line, flush=True)
+  path = pathlib.Path(results_path(options.workdir, name, result))
+  try:
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, line + '\n')
+  except OSError as error:
+    raise ConfigError(f'{path} cannot be written: {error.strerror}') from None
+
+
+if __name__ == '__main__':
+  flags.run(main, extra=EXTRA, base=restore.config_of)

@@ -1,0 +1,139 @@
+"""Translate lines, or score given translations, with a trained run.
+
+    python -m experiments.translate --workdir=W < source.txt > translation.txt
+
+One line in, one line out, in order; an empty line stays empty. With
+--decode.n_best=5 every line becomes up to five, best first:
+
+    LINE ||| HYPOTHESIS ||| SCORE
+
+LINE counts from 1; SCORE is the log-probability over the length penalty, and
+without a penalty for samples. With --score a line in is SOURCE, a tab and
+TARGET, and a line out is the target's log-probability in nats, a tab and the
+same per token (the end of the sentence is a token).
+"""
+
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from transformer_jax import flags
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.inference import restore
+
+if TYPE_CHECKING:
+  from transformer_jax.inference.translate import Translation
+
+EXTRA = (
+  flags.Flag('workdir', str, '', "the run's folder", required=True),
+  flags.Flag('score', bool, False, 'score SOURCE<tab>TARGET lines instead'),
+)
+
+# Lines that are sorted by length together; their output is written before the
+# next ones are begun.
+LINES = 1 << 14
+
+
+def pairs_of(lines: Sequence[str]) -> list[tuple[str, str]]:
+  """Source and target of each line.
+
+  Raises:
+    ConfigError: a line that has no tab, or more than one.
+  """
+  pairs = []
+  for number, line in enumerate(lines, 1):
+    source, *target = line.split('\t')
+    if len(target) != 1:
+      raise ConfigError(
+        f'stdin, line {number}: {len(target)} tabs where one is needed, '
+        'between source and target'
+      )
+    pairs.append((source, target[0]))
+  return pairs
+
+
+def chunks(total: int) -> Iterator[slice]:
+  for start in range(0, total, LINES):
+    yield slice(start, start + LINES)
+
+
+def show(line: int, found: Sequence['Translation'], n_best: int) -> None:
+  """Print the hypotheses of one line."""
+  if n_best == 1:
+    print(found[0].text)
+    return
+  for hypothesis in found:
+    print(f'{line} ||| {hypothesis.text} ||| {hypothesis.score:.6f}')
+
+
+def translate(run: restore.Run, lines: Sequence[str]) -> None:
+  """Print the translation of every line."""
+  from transformer_jax.inference.grouping import encode
+  from transformer_jax.inference.translate import translate_sentences
+
+  # All lines before any work: one that is refused is refused at once.
+  encode(lines, run.vocabularies.source, config=run.model.config)
+  for part in chunks(len(lines)):
+    first = part.start + 1
+
+    def progress(done: int, total: int, before: int = part.start) -> None:
+      print(
+        f'\r{before + done:,} of {len(lines):,} lines',
+        end='' if done < total else '\n',
+        file=sys.stderr,
+        flush=True,
+      )
+
+    found = translate_sentences(
+      run.model,
+      run.params,
+      lines[part],
+      vocabularies=run.vocabularies,
+      options=run.config.decode,
+      first_line=first,
+      progress=progress,
+    )
+    for line, hypotheses in enumerate(found.hypotheses, first):
+      show(line, hypotheses, run.config.decode.n_best)
+    sys.stdout.flush()
+
+
+def score(run: restore.Run, pairs: Sequence[tuple[str, str]]) -> None:
+  """Print the log-probability of every target."""
+  from transformer_jax.inference.evaluate import score_pairs
+
+  for part in chunks(len(pairs)):
+    found = score_pairs(
+      run.model,
+      run.params,
+      pairs[part],
+      vocabularies=run.vocabularies,
+      max_tokens=run.config.decode.max_tokens,
+      first_line=part.start + 1,
+    )
+    for pair in found:
+      print(f'{pair.log_prob:.6f}\t{pair.log_prob / pair.tokens:.6f}')
+    sys.stdout.flush()
+
+
+def main(config: Config, options: types.SimpleNamespace) -> None:
+  """Stdin to stdout."""
+  from transformer_jax.data.text import decoded_lines
+
+  lines = decoded_lines(sys.stdin.buffer, 'stdin')
+  pairs = pairs_of(lines) if options.score else []
+  from transformer_jax.training.loop import use_compilation_cache
+
+  use_compilation_cache(config)
+  run = restore.load_run(options.workdir, config)
+  steps = ', '.join(map(str, run.steps))
+  print(f'checkpoint {steps} of {options.workdir}', file=sys.stderr)
+  if options.score:
+    score(run, pairs)
+  else:
+    translate(run, lines)
+
+
+if __name__ == '__main__':
+  flags.run(main, extra=EXTRA, base=restore.config_of)

@@ -1,0 +1,182 @@
+"""experiments.evaluate and experiments.translate on a run's folder."""
+
+import io
+import json
+import pathlib
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import evaluate as evaluate_program
+from experiments import translate as translate_program
+from transformer_jax import flags
+from transformer_jax.config import ConfigError, override
+from transformer_jax.inference import restore
+
+PROGRAMS = {'evaluate': evaluate_program, 'translate': translate_program}
+
+
+@pytest.fixture(autouse=True)
+def no_lasting_compilation_cache():
+  yield
+  jax.config.update('jax_compilation_cache_dir', None)
+
+
+@pytest.fixture
+def call(workdir, tmp_path, capsys, monkeypatch):
+  """(program, flags..., stdin) -> exit code, stdout, stderr."""
+
+  def run(program, *arguments, stdin=b''):
+    stream = types.SimpleNamespace(buffer=io.BytesIO(stdin))
+    monkeypatch.setattr('sys.stdin', stream)
+    own = [] if any('--workdir' in a for a in arguments) else ['--workdir']
+    own = [f'{flag}={workdir}' for flag in own]
+    module = PROGRAMS[program]
+    with pytest.raises(SystemExit) as left:
+      flags.run(
+        module.main,
+        extra=module.EXTRA,
+        base=restore.config_of,
+        arguments=[*own, f'--data.cache_dir={tmp_path}', *arguments],
+      )
+    out = capsys.readouterr()
+    return left.value.code or 0, out.out, out.err
+
+  return run
+
+
+def words(run, *ids):
+  return ' '.join(run.vocabularies.source.pieces(ids))
+
+
+def test_translate_keeps_lines(call, run):
+  lines = [words(run, 5, 6, 7), '', words(run, 8), words(run, 4, 4)]
+  code, out, _ = call('translate', stdin='\n'.join([*lines, '']).encode())
+  assert code == 0
+  assert out.endswith('\n') and out.count('\n') == 4
+  translated = out.split('\n')[:4]
+  assert translated[1] == ''
+  # Backwards, and in two parts.
+  code, out, _ = call('translate', stdin='\n'.join(lines[::-1]).encode())
+  assert out.split('\n')[:4] == translated[::-1]
+
+
+def test_parts_of_a_long_text_join_without_a_seam(call, run, monkeypatch):
+  text = '\n'.join(words(run, 4 + i, 5, 6) for i in range(4)).encode()
+  flags = ['--decode.strategy=sample', '--decode.n_best=2']
+  found = []
+  for lines in (4, 2):
+    monkeypatch.setattr(translate_program, 'LINES', lines)
+    out = call('translate', *flags, stdin=text)[1]
+    found.append([line.rpartition(' ||| ')[0] for line in out.splitlines()])
+  assert found[0] == found[1]
+  assert [line.split(' ||| ')[0] for line in found[0]] == list('11223344')
+
+
+def test_scores_of_the_n_best_are_those_of_their_pairs(call, run):
+  source = words(run, 5, 6, 7)
+  code, out, _ = call(
+    'translate',
+    '--decode.n_best=2',
+    '--decode.alpha=0',
+    stdin=source.encode(),
+  )
+  found = [line.split(' ||| ') for line in out.splitlines()]
+  assert code == 0 and [line for line, _, _ in found] == ['1', '1']
+  pairs = ''.join(f'{source}\t{text}\n' for _, text, _ in found)
+  code, out, _ = call('translate', '--score', stdin=pairs.encode())
+  assert code == 0
+  for line, (_, text, score) in zip(out.splitlines(), found, strict=True):
+    total, each = map(float, line.split('\t'))
+    np.testing.assert_allclose(total, float(score), atol=1e-5)
+    np.testing.assert_allclose(each, total / (len(text.split()) + 1), atol=1e-5)
+
+
+def test_evaluate_prints_one_line_and_keeps_it(call, workdir):
+  code, out, _ = call('evaluate', '--split=test', '--decode.average=2')
+  assert code == 0
+  assert out.count('\n') == 1
+  found = json.loads(out)
+  assert found['split'] == 'test'
+  assert found['checkpoint_steps'] == [24, 16]
+  assert found['sentences'] == 32
+  assert 'tok:13a' in found['bleu_signature'] and found['chrf_signature']
+  for name in """loss perplexity accuracy exact bleu chrf seconds
+      sentences_per_second padding_steps""".split():
+    assert found[name] >= 0
+  kept = pathlib.Path(workdir, 'results').glob('test-beam2-*-step24-average2*')
+  assert json.loads(next(kept).read_text()) == found
+
+
+def test_evaluate_on_files_is_evaluate_on_their_split(call, run, tmp_path):
+  pairs = evaluate_program.split_pairs(run.config.data, 'test', None)
+  for side, name in enumerate(('source', 'reference')):
+    lines = '\n'.join(pair[side] for pair in pairs)
+    (tmp_path / name).write_text(lines, encoding='utf-8')
+  split = json.loads(call('evaluate')[1])
+  files = json.loads(
+    call(
+      'evaluate',
+      f'--source={tmp_path}/source',
+      f'--reference={tmp_path}/reference',
+    )[1]
+  )
+  for name in ('loss', 'accuracy', 'bleu', 'chrf', 'tokens', 'sentences'):
+    assert files[name] == split[name]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'stdin', 'told'),
+  [
+    (['--workdir=/nowhere'], b'', 'holds no run'),
+    (['--model.d_model=8'], b'', 'only decode.* flags'),
+    (['--preset=tiny'], b'', 'only decode.* flags'),
+    ([], b'a\n\xff\n', 'stdin, line 2: not valid UTF-8'),
+    (['--score'], b'a\tb\nc\n', 'stdin, line 2: 0 tabs'),
+    (['--decode.n_best=9'], b'', 'decode.n_best=9 is more than'),
+  ],
+)
+def test_translate_refuses_in_one_line(call, arguments, stdin, told):
+  code, out, err = call('translate', *arguments, stdin=stdin)
+  assert code == 2 and out == ''
+  assert told in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'told'),
+  [
+    (['--source=a'], 'given together'),
+    (['--source=/nowhere', '--reference=/nowhere'], 'cannot be read'),
+    (['--split=train2'], "no split 'train2'"),
+  ],
+)
+def test_evaluate_refuses_in_one_line(call, arguments, told):
+  code, out, err = call('evaluate', *arguments)
+  assert code == 2 and out == ''
+  assert told in err and err.count('\n') == 1
+
+
+def test_checkpoints_are_chosen_and_averaged(workdir, config):
+  def load(**changes):
+    values = {f'decode.{name}': value for name, value in changes.items()}
+    return restore.load_run(workdir, override(config, values))
+
+  newest, three = load(), load(average=9)
+  assert newest.steps == [24]
+  assert three.steps == [24, 16, 8]
+  assert load(checkpoint='best').steps == [16]
+  assert load(checkpoint='best', average=2).steps == [16, 8]
+  each = [load(checkpoint='best'), newest, three]
+  leaf = [jax.tree.leaves(run.params)[0] for run in each]
+  eight = 3 * leaf[2] - leaf[0] - leaf[1]
+  pair = jax.tree.leaves(load(checkpoint='best', average=2).params)[0]
+  np.testing.assert_allclose(pair, (leaf[0] + eight) / 2, atol=1e-6)
+
+
+def test_a_run_without_checkpoints_is_refused(workdir, config, tmp_path):
+  vocabulary = pathlib.Path(workdir, 'vocabulary')
+  (tmp_path / 'vocabulary').symlink_to(vocabulary)
+  with pytest.raises(ConfigError, match='no latest checkpoint yet'):
+    restore.load_run(str(tmp_path), config)

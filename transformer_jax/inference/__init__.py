@@ -1,0 +1,1 @@
+"""Parameters to text and scores."""

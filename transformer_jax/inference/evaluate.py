@@ -1,0 +1,275 @@
+"""Loss, perplexity, accuracy of given parameters; BLEU of their translations.
+
+Nothing here reads files or flags: a training loop calls it with what it has.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.data.cache import Batch
+from transformer_jax.data.tokens import PAD, Vocabularies
+from transformer_jax.inference.grouping import (
+  encode,
+  group_by_length,
+  longest,
+  pad,
+)
+from transformer_jax.inference.translate import translate_sentences
+from transformer_jax.nn.transformer import Transformer
+from transformer_jax.training.loss import TokenLosses, token_losses
+from transformer_jax.training.state import loss_chunk
+
+Params = Any
+
+
+class Scores(NamedTuple):
+  """Of held-out pairs, all of them together."""
+
+  loss: float  # nats a token, without label smoothing
+  perplexity: float  # e^loss
+  accuracy: float  # share of tokens that were the likeliest
+  exact: float  # share of targets that were so in every token
+  tokens: int
+  sentences: int
+
+
+class RowSums(NamedTuple):
+  """Of each row of a batch; zeros for a row of padding."""
+
+  loss_B: Array  # float32, nats
+  correct_B: Array  # float32
+  tokens_B: Array  # float32
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def row_sums(
+  model: Transformer, params: Params, source_BS: Array, target_BT: Array
+) -> RowSums:
+  """Sums over the target tokens of each row, pure.
+
+  Only a chunk of the logits exists at a time, as in training.
+  """
+  h_BTD = _apply(model, params, source_BS, target_BT, method='hidden')
+  w_VD = _apply(model, params, method='unembed_VD')
+  size = loss_chunk(target_BT.size, w_VD.shape[0])
+  short = -target_BT.size % size
+  h_MD = jnp.pad(h_BTD.reshape(-1, h_BTD.shape[-1]), ((0, short), (0, 0)))
+  target_M = jnp.pad(target_BT.reshape(-1), (0, short), constant_values=PAD)
+
+  def losses(chunk: tuple[Array, Array]) -> TokenLosses:
+    h_MD, target_M = chunk
+    logits_MV = jnp.einsum(
+      'MD,VD->MV', h_MD, w_VD, preferred_element_type=jnp.float32
+    )
+    return token_losses(logits_MV, target_M, smoothing=0.0)
+
+  def by_row(x: Array) -> Array:
+    x_BT = x.reshape(-1)[: target_BT.size].reshape(target_BT.shape)
+    return jnp.sum(x_BT, axis=1)
+
+  chunks = h_MD.reshape(-1, size, h_MD.shape[1]), target_M.reshape(-1, size)
+  found = jax.lax.map(losses, chunks)
+  tokens_B = jnp.sum((target_BT != PAD).astype(jnp.float32), axis=1)
+  return RowSums(by_row(found.plain), by_row(found.correct), tokens_B)
+
+
+def _apply(
+  model: Transformer, params: Params, *args: Array, method: str
+) -> Any:
+  return model.apply({'params': params}, *args, method=method)
+
+
+def summarise(rows: Iterable[RowSums]) -> Scores:
+  """Scores of all rows, summed in float64 on the host."""
+  kept = [jax.device_get(row) for row in rows]
+  loss_n, correct_n, tokens_n = (
+    np.concatenate(column).astype(np.float64)
+    for column in zip(*kept, strict=True)
+  )
+  tokens, sentences = tokens_n.sum(), np.count_nonzero(tokens_n)
+  exact = np.count_nonzero((tokens_n > 0) & (correct_n == tokens_n))
+  loss = loss_n.sum() / tokens
+  return Scores(
+    loss=float(loss),
+    # Beyond 700 nats a float has no room; the loss says enough then.
+    perplexity=math.exp(loss) if loss < 700 else math.inf,
+    accuracy=float(correct_n.sum() / tokens),
+    exact=exact / sentences,
+    tokens=int(tokens),
+    sentences=int(sentences),
+  )
+
+
+def score_batches(
+  model: Transformer, params: Params, batches: Iterable[Batch]
+) -> Scores:
+  """Scores of held-out batches.
+
+  Args:
+    model: an encoder-decoder.
+    params: its parameters.
+    batches: arrays of the host or of devices; rows of zeros do not count.
+
+  Raises:
+    ConfigError: when there is no target token.
+  """
+  # All steps are dispatched before the first result is waited for.
+  rows = [row_sums(model, params, *batch) for batch in batches]
+  if not any(np.any(row.tokens_B) for row in rows):
+    raise ConfigError('there is no target token to evaluate')
+  return summarise(rows)
+
+
+class PairScore(NamedTuple):
+  """How well the model predicts one given target."""
+
+  log_prob: float  # of the whole target, EOS included, nats
+  correct: int  # tokens that were the likeliest
+  tokens: int  # EOS included
+
+
+def score_pairs(
+  model: Transformer,
+  params: Params,
+  pairs: Sequence[tuple[str, str]],
+  *,
+  vocabularies: Vocabularies,
+  max_tokens: int,
+  first_line: int = 1,
+) -> list[PairScore]:
+  """The log-probability of each target given its source, in order.
+
+  Args:
+    model: an encoder-decoder.
+    params: its parameters.
+    pairs: source and target sentences, of any length.
+    vocabularies: of the model.
+    max_tokens: rows x the longer padded side of a batch.
+    first_line: what an error calls the first pair.
+
+  Raises:
+    ConfigError: see `grouping.encode`.
+  """
+  if not pairs:
+    return []
+  sides = [
+    encode(sentences, vocabulary, config=model.config, first_line=first_line)
+    for sentences, vocabulary in zip(
+      zip(*pairs, strict=True), vocabularies, strict=True
+    )
+  ]
+  lengths = [max(map(len, rows)) + 1 for rows in zip(*sides, strict=True)]
+  found = [PairScore(0.0, 0, 0)] * len(pairs)
+  for group in group_by_length(lengths, max_tokens):
+    width = min(group.width, longest(model.config) or group.width)
+    batch = [
+      pad([side[i] for i in group.ids], group.rows, width) for side in sides
+    ]
+    sums = jax.device_get(row_sums(model, params, *batch))
+    for i, loss, correct, tokens in zip(group.ids, *sums, strict=False):
+      found[i] = PairScore(-float(loss), int(correct), int(tokens))
+  return found
+
+
+def scores_of_pairs(pairs: Sequence[PairScore]) -> Scores:
+  """The same numbers as `score_batches` gives for these pairs."""
+  columns = np.array(pairs, np.float64).reshape(-1, 3).T
+  return summarise([RowSums(-columns[0], columns[1], columns[2])])
+
+
+# Scores of text. Tokenised BLEU is another number than BLEU: it has its own
+# name, so that no table can mix them.
+BLEU_NAMES = {'raw': 'bleu', 'pretokenized': 'tokenized_bleu'}
+TOKENIZERS = ('13a', 'intl', 'char', 'zh', 'ja-mecab', 'ko-mecab')
+
+
+def bleu(
+  hypotheses: Sequence[str],
+  references: Sequence[str],
+  *,
+  text: str,
+  tokenize: str = '13a',
+) -> dict[str, Any]:
+  """BLEU and chrF of a corpus by sacrebleu, with their signatures.
+
+  Args:
+    hypotheses: a translation for each reference.
+    references: one for each sentence.
+    text: data.text; raw text is tokenised by sacrebleu and scored as `bleu`,
+      tokens that are separated already are scored as they stand, as
+      `tokenized_bleu`.
+    tokenize: sacrebleu's tokenizer of raw text, one of TOKENIZERS; 13a is
+      that of WMT; Chinese, Japanese and Korean have their own.
+
+  Returns:
+    {'bleu' or 'tokenized_bleu': ..., 'chrf': ..., '..._signature': ...}.
+
+  Raises:
+    ConfigError: for a tokenizer that is unknown or not installed, or one that
+      is asked for text that is tokenised.
+  """
+  from sacrebleu.metrics.bleu import BLEU
+  from sacrebleu.metrics.chrf import CHRF
+
+  if tokenize not in TOKENIZERS:
+    raise ConfigError(
+      f'tokenize={tokenize} is not one of {", ".join(TOKENIZERS)}'
+    )
+  if text == 'pretokenized' and tokenize != '13a':
+    raise ConfigError(
+      f'tokenize={tokenize} does not go with data.text=pretokenized, which '
+      'is scored as it stands'
+    )
+  name = BLEU_NAMES[text]
+  own = tokenize if text == 'raw' else 'none'
+  try:
+    # force: tokenised input is what was asked for, not a mistake.
+    metric = BLEU(tokenize=own, force=True)
+  except (ImportError, RuntimeError) as error:
+    raise ConfigError(
+      f'tokenize={tokenize} is not installed: {" ".join(str(error).split())}'
+    ) from None
+  result: dict[str, Any] = {}
+  for key, judge in ((name, metric), ('chrf', CHRF())):
+    score = judge.corpus_score(list(hypotheses), [list(references)])
+    result[key] = score.score
+    result[f'{key}_signature'] = str(judge.get_signature())
+  return result
+
+
+def greedy_bleu(
+  config: Config,
+) -> Callable[[Params, Vocabularies, Sequence[tuple[str, str]]], float]:
+  """(params, vocabularies, pairs) -> BLEU of greedy translations.
+
+  Quick enough for a training loop to choose its best checkpoint by.
+  """
+  options = dataclasses.replace(config.decode, strategy='greedy', n_best=1)
+
+  def score(
+    params: Params,
+    vocabularies: Vocabularies,
+    pairs: Sequence[tuple[str, str]],
+  ) -> float:
+    sizes = vocabularies.source.size, vocabularies.target.size
+    sources, references = zip(*pairs, strict=True)
+    found = translate_sentences(
+      Transformer(config.model, *sizes),
+      params,
+      sources,
+      vocabularies=vocabularies,
+      options=options,
+    )
+    text = config.data.text
+    return float(bleu(found.texts, references, text=text)[BLEU_NAMES[text]])
+
+  return score

@@ -1,0 +1,104 @@
+"""A finished or running training, opened to be decoded with.
+
+JAX is imported where it is used: a wrong flag or folder is answered at once.
+"""
+
+import pathlib
+import types
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.training import record
+
+if TYPE_CHECKING:
+  from transformer_jax.data.tokens import Vocabularies
+  from transformer_jax.nn.transformer import Transformer
+
+# What may differ from the run's own config: how to decode, and where this
+# machine keeps its files.
+FREE = ('decode.', 'data.cache_dir', 'data.tfds_dir')
+
+
+class Run(NamedTuple):
+  """What decoding and scoring need of a run."""
+
+  config: Config
+  model: 'Transformer'
+  params: Any  # float32 arrays on the device, a nested dict
+  vocabularies: 'Vocabularies'
+  steps: list[int]  # the checkpoints that were averaged, newest first
+
+
+def config_of(options: types.SimpleNamespace) -> Config:
+  """The config of the run in --workdir: the `base` of a program's flags.
+
+  Args:
+    options: of `flags.parse`, with workdir and overrides.
+
+  Raises:
+    ConfigError: there is no run, or a flag would make it another one.
+  """
+  config = record.read_config(options.workdir)
+  for path in options.overrides:
+    if not path.startswith(FREE):
+      raise ConfigError(
+        f'--{path} belongs to the run in {options.workdir} and stays as it '
+        'was trained; only decode.* flags may be given here'
+      )
+  return config
+
+
+def load_run(workdir: str, config: Config) -> Run:
+  """Model, vocabularies and averaged parameters of a run.
+
+  decode.checkpoint names a step, the newest or the best on validation, and
+  decode.average says over how many the parameters are averaged: that step and
+  those kept before it, fewer where fewer are kept.
+
+  Args:
+    workdir: the run's folder; it may still be training.
+    config: of `config_of`, with the decode fields wanted.
+
+  Raises:
+    ConfigError: no run, no vocabulary, or no whole checkpoint.
+  """
+  import jax
+
+  from transformer_jax.data.tokens import load_vocabularies
+  from transformer_jax.nn.transformer import Transformer, initial_params
+  from transformer_jax.training.checkpoint import Checkpoints, average
+
+  folder = pathlib.Path(workdir).expanduser()
+  vocabularies = load_vocabularies(str(folder / 'vocabulary'))
+  sizes = vocabularies.source.size, vocabularies.target.size
+  checkpoints = Checkpoints(
+    folder / 'checkpoints',
+    keep_latest=config.train.keep_latest,
+    keep_best=config.train.keep_best,
+    best_metric_mode='min' if config.train.best_metric == 'loss' else 'max',
+  )
+  steps = _steps(checkpoints, config)
+  if not steps:
+    raise ConfigError(
+      f'{workdir} has no {config.decode.checkpoint} checkpoint yet: train it '
+      'first'
+    )
+  draw = initial_params(
+    config.model, source_vocabulary=sizes[0], target_vocabulary=sizes[1]
+  )
+  like = jax.eval_shape(draw, jax.random.key(0))
+  params = average(checkpoints.restore_params(like, step) for step in steps)
+  model = Transformer(config.model, *sizes)
+  return Run(config, model, jax.device_put(params), vocabularies, steps)
+
+
+def _steps(checkpoints: Any, config: Config) -> list[int]:
+  """Whole steps to average, newest first."""
+  last = {'latest': checkpoints.latest, 'best': checkpoints.best}
+  chosen = last[config.decode.checkpoint]()
+  if chosen is None:
+    return []
+  newer = sum(step > chosen for step in checkpoints.steps())
+  good = checkpoints.good(newer + config.decode.average)
+  kept = [step for step in good if step <= chosen]
+  return kept[: config.decode.average]

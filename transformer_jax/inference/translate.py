@@ -1,0 +1,201 @@
+"""Sentences to sentences.
+
+Nothing here reads files or flags: a training loop calls it with what it has.
+Sentences are translated in groups of like length and come back in order.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from transformer_jax.config import DecodeConfig
+from transformer_jax.data.tokens import Vocabularies
+from transformer_jax.inference.decode import Hypotheses, beam, greedy, sample
+from transformer_jax.inference.grouping import (
+  Group,
+  encode,
+  group_by_length,
+  longest,
+  pad,
+)
+from transformer_jax.inference.stepper import ModelStepper
+from transformer_jax.nn.transformer import Transformer
+
+Params = Any
+Progress = Callable[[int, int], None]  # sentences done, sentences in all
+
+
+class Translation(NamedTuple):
+  """One hypothesis as text."""
+
+  text: str
+  log_prob: float  # nats, EOS included
+  score: float  # what hypotheses are ordered by
+
+
+class Translations(NamedTuple):
+  """Of each sentence the best hypotheses, best first."""
+
+  hypotheses: list[list[Translation]]
+  padding: float  # share of (row, step) in which nothing was left to find
+
+  @property
+  def texts(self) -> list[str]:
+    """The best hypothesis of each sentence."""
+    return [best[0].text for best in self.hypotheses]
+
+
+class _Search(NamedTuple):
+  """What every strategy is called with."""
+
+  stepper: ModelStepper
+  params: Params
+  source_BS: Array
+  limit_B: Array
+  id_B: Array
+  length: int
+
+
+def _beam(call: _Search, options: DecodeConfig) -> Hypotheses:
+  return beam(
+    *call[:4],
+    length=call.length,
+    beam_size=options.beam_size,
+    alpha=options.alpha,
+    n_best=options.n_best,
+  )
+
+
+def _greedy(call: _Search, options: DecodeConfig) -> Hypotheses:
+  del options
+  return greedy(*call[:4], length=call.length)
+
+
+def _sample(call: _Search, options: DecodeConfig) -> Hypotheses:
+  return sample(
+    *call[:4],
+    length=call.length,
+    id_B=call.id_B,
+    key=jax.random.key(options.seed),
+    temperature=options.temperature,
+    top_k=options.top_k,
+    samples=options.n_best,
+  )
+
+
+# decode.strategy: how hypotheses are found, and how many a sentence has.
+STRATEGIES = {
+  'beam': (_beam, lambda options: options.beam_size),
+  'greedy': (_greedy, lambda options: 1),
+  'sample': (_sample, lambda options: options.n_best),
+}
+
+
+def translate_sentences(
+  model: Transformer,
+  params: Params,
+  sentences: Sequence[str],
+  *,
+  vocabularies: Vocabularies,
+  options: DecodeConfig,
+  first_line: int = 1,
+  progress: Progress = lambda done, total: None,
+) -> Translations:
+  """Translates every sentence, whatever its length.
+
+  A sentence of nothing becomes one of nothing, and the model never sees it.
+
+  Args:
+    model: an encoder-decoder.
+    params: its parameters.
+    sentences: of the source language.
+    vocabularies: of the model.
+    options: strategy, sizes and budget.
+    first_line: number of the first sentence: errors name it, and samples are
+      drawn by it.
+    progress: is told of each batch.
+
+  Raises:
+    ConfigError: see `grouping.encode`.
+  """
+  rows = encode(
+    sentences, vocabularies.source, config=model.config, first_line=first_line
+  )
+  found = [[Translation('', 0.0, 0.0)] for _ in rows]
+  waiting = [i for i, row in enumerate(rows) if row]
+  total, useful, spent = len(waiting), 0, 0
+  # Few sentences need a cache as long as they are allowed to become: those
+  # are done again.
+  for extent in (_usual_length, _largest_length):
+    groups = group_by_length(
+      [len(rows[i]) + 1 for i in waiting],
+      options.max_tokens // STRATEGIES[options.strategy][1](options),
+    )
+    left = []
+    for group in groups:
+      group = group._replace(ids=[waiting[at] for at in group.ids])
+      result = _search(model, params, rows, group, options, first_line, extent)
+      spent += group.rows * int(result.steps_B.max())
+      for at, i in enumerate(group.ids):
+        if not result.done_B[at]:
+          left.append(i)
+          continue
+        useful += int(result.steps_B[at])
+        found[i] = _texts(result, at, vocabularies)
+      progress(total - len(left), total)
+    waiting = left
+  return Translations(found, 1 - useful / spent if spent else 0.0)
+
+
+def _usual_length(width: int, options: DecodeConfig) -> int:
+  return min(_largest_length(width, options), width * 3 // 2 + 8)
+
+
+def _largest_length(width: int, options: DecodeConfig) -> int:
+  return width + options.extra_length
+
+
+def _search(
+  model: Transformer,
+  params: Params,
+  rows: Sequence[Sequence[int]],
+  group: Group,
+  options: DecodeConfig,
+  first_line: int,
+  extent: Callable[[int, DecodeConfig], int],
+) -> Hypotheses:
+  """Hypotheses of a group, on the host."""
+  most = longest(model.config) or group.width + options.extra_length
+  source_BS = pad(
+    [rows[i] for i in group.ids], group.rows, min(group.width, most)
+  )
+  length_B = np.count_nonzero(source_BS, axis=1)
+  limit_B = np.minimum(length_B + options.extra_length, most)
+  id_B = np.zeros(group.rows, np.int32)
+  id_B[: len(group.ids)] = np.array(group.ids) + first_line
+  call = _Search(
+    ModelStepper(model),
+    params,
+    jnp.asarray(source_BS),
+    jnp.asarray(np.where(length_B > 0, limit_B, 0), jnp.int32),
+    jnp.asarray(id_B),
+    min(extent(group.width, options), most),
+  )
+  return jax.device_get(STRATEGIES[options.strategy][0](call, options))
+
+
+def _texts(
+  result: Hypotheses, at: int, vocabularies: Vocabularies
+) -> list[Translation]:
+  there = np.flatnonzero(np.isfinite(result.scores_BK[at]))
+  texts = vocabularies.target.decode(result.tokens_BKT[at][there].tolist())
+  return [
+    Translation(
+      text, float(result.log_probs_BK[at][k]), float(result.scores_BK[at][k])
+    )
+    for k, text in zip(there, texts, strict=True)
+  ]
