@@ -82,7 +82,9 @@ def attention(
   weights_BHTS = attention_weights(dot_scores(q_BTHK, k_BSHK), mask_BTS)
   if drop_weights is not None:
     weights_BHTS = drop_weights(weights_BHTS)
-  return jnp.einsum('BHTS,BSHE->BTHE', weights_BHTS.astype(v_BSHE.dtype), v_BSHE)
+  return jnp.einsum(
+    'BHTS,BSHE->BTHE', weights_BHTS.astype(v_BSHE.dtype), v_BSHE
+  )
 
 
 def causal_mask_BTS(length: int) -> Array:

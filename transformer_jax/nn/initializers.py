@@ -7,9 +7,10 @@ the fan-out H*K, which no library can know from three numbers.
 import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import Array
+
+from transformer_jax.nn import randomness
 
 Draw = Callable[..., Array]
 
@@ -18,8 +19,8 @@ def uniform(bound: Callable[[int, int], float]) -> Draw:
   """Uniform in +-bound(fan_in, fan_out)."""
 
   def draw(key, shape, fan_in, fan_out):
-    limit = bound(fan_in, fan_out)
-    return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+    limit = jnp.float32(bound(fan_in, fan_out))
+    return (2.0 * randomness.uniform(key, shape) - 1.0) * limit
 
   return draw
 
@@ -28,8 +29,8 @@ def normal(deviation: Callable[[int, int], float]) -> Draw:
   """Normal of standard deviation deviation(fan_in, fan_out)."""
 
   def draw(key, shape, fan_in, fan_out):
-    values = jax.random.normal(key, shape, jnp.float32)
-    return values * jnp.float32(deviation(fan_in, fan_out))
+    scale = jnp.float32(deviation(fan_in, fan_out))
+    return randomness.normal(key, shape) * scale
 
   return draw
 

@@ -33,9 +33,7 @@ class Dropout(NamedTuple):
 
   def at(self, site: str | Array) -> 'Dropout':
     """For the part `site` of this place: a name, or the number of a layer."""
-    if isinstance(site, str):
-      return self._replace(key=randomness.at(self.key, site))
-    return self._replace(key=jax.random.fold_in(self.key, site))
+    return self._replace(key=randomness.at(self.key, site))
 
 
 class Module(nn.Module):
@@ -149,7 +147,9 @@ class FeedForward(Module):
     h_BTF = ACTIVATIONS[self.config.activation](h_BTF + self.b_1_F[None, None])
     if dropout is not None and self.config.feed_forward_dropout:
       h_BTF = randomness.dropout(h_BTF, dropout.key, dropout.feed_forward)
-    return jnp.einsum('BTF,FD->BTD', h_BTF, self.w_2_FD) + self.b_2_D[None, None]
+    return (
+      jnp.einsum('BTF,FD->BTD', h_BTF, self.w_2_FD) + self.b_2_D[None, None]
+    )
 
 
 # norm_order: what a sub-layer is given, and what becomes of what it gives.
@@ -173,9 +173,7 @@ class Residual(Module):
     """What the sub-layer is given."""
     return ENTER[self.config.norm_order](self.norm, x_BTD)
 
-  def leave(
-    self, x_BTD: Array, y_BTD: Array, dropout: Dropout | None
-  ) -> Array:
+  def leave(self, x_BTD: Array, y_BTD: Array, dropout: Dropout | None) -> Array:
     """The sum of the sub-layer's input x and its output y."""
     y_BTD = drop_residual(y_BTD, dropout)
     return LEAVE[self.config.norm_order](self.norm, x_BTD, y_BTD)

@@ -96,7 +96,7 @@ class Stack(Module):
 
     def draw(key):
       numbers_N = jnp.arange(self.config.layers)
-      keys_N = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers_N)
+      keys_N = jax.vmap(lambda n: randomness.at(key, n))(numbers_N)
       return jax.vmap(
         lambda key: one.init({'params': key}, method='declare')['params']
       )(keys_N)
@@ -244,7 +244,9 @@ class Transformer(Module):
 
   def _finish(self, y_BTD: Array) -> Array:
     # Pre-norm leaves the residual stream unnormed: one more norm at the end.
-    return self.decoder_norm(y_BTD) if self.config.norm_order == 'pre' else y_BTD
+    return (
+      self.decoder_norm(y_BTD) if self.config.norm_order == 'pre' else y_BTD
+    )
 
   def start_cache(self, memory: Memory, length: int) -> Cache:
     """The cache before the first of at most `length` target tokens."""

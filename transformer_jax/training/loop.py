@@ -8,8 +8,6 @@ import contextlib
 import math
 import os
 import signal
-import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -21,11 +19,13 @@ from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import (
   Batch,
   Corpus,
+  EndlessPlan,
   Plan,
   held_out_batches,
   make_plan,
   open_corpus,
 )
+from transformer_jax.nn import randomness
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import record
 from transformer_jax.training.checkpoint import Checkpoints
@@ -56,16 +56,14 @@ class Run(NamedTuple):
 
   config: Config
   corpus: Corpus
-  plan: Plan
+  plan: Plan | EndlessPlan
   model: Transformer
   checkpoints: Checkpoints
   metrics: record.Metrics
   progress: Progress
 
 
-def train(
-  config: Config, *, workdir: str, bleu: Bleu | None = None
-) -> int:
+def train(config: Config, *, workdir: str, bleu: Bleu | None = None) -> int:
   """Train, or go on, or find it done.
 
   Args:
@@ -78,17 +76,24 @@ def train(
 
   Raises:
     ConfigError: the folder, the data or the config cannot be used.
-    TrainingError: the loss is not a number.
+    TrainingError: the loss is not a number, or the disk is full.
     CheckpointError: a checkpoint could not be written or read.
   """
-  with Progress(workdir, config.train.steps) as progress, stop_signal() as stop:
-    run = set_up(config, workdir, progress)
-    state = start_or_resume(run)
-    start = int(state.step)
-    if finished(run, start):
-      progress.say(f'{workdir} is finished at step {start}')
-      return FINISHED
-    return go_on(run, state, stop, bleu)
+  progress = Progress(workdir, config.train.steps)
+  try:
+    with progress, stop_signal() as stop:
+      run = set_up(config, workdir, progress)
+      state = start_or_resume(run)
+      start = int(state.step)
+      if finished(run, start):
+        progress.say(f'{workdir} is finished at step {start}')
+        return FINISHED
+      return go_on(run, state, stop, bleu)
+  except OSError as error:
+    raise TrainingError(
+      f'{error.filename or workdir}: {error.strerror or error}; what is saved '
+      'stays: mend this and run the same command again'
+    ) from error
 
 
 def set_up(config: Config, workdir: str, progress: Progress) -> Run:
@@ -96,15 +101,11 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
   use_compilation_cache(config)
   folder = record.open_folder(workdir)
   record.admit(folder, config)
-  corpus = open_corpus(
-    config.data, workdir=str(folder), progress=progress.say
-  )
+  corpus = open_corpus(config.data, workdir=str(folder), progress=progress.say)
   fingerprints = dict(
     data=corpus.fingerprint, vocabulary=corpus.vocabularies.fingerprint
   )
   record.admit_data(folder, fingerprints)
-  description = record.describe(config, fingerprints)
-  record.write_atomically(folder / 'config.json', description)
   plan = make_plan(corpus.train, config.data)
   for shape in plan.shapes:
     if shape.rows % config.optim.accumulate:
@@ -117,6 +118,9 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
     corpus.vocabularies.source.size,
     corpus.vocabularies.target.size,
   )
+  # Not before everything is admitted: a refused config leaves no trace.
+  description = record.describe(config, fingerprints)
+  record.write_atomically(folder / 'config.json', description)
   checkpoints = Checkpoints(
     folder / 'checkpoints',
     keep_latest=config.train.keep_latest,
@@ -144,7 +148,7 @@ def use_compilation_cache(config: Config) -> None:
 
 def run_key(config: Config) -> jax.Array:
   """The one key of a run."""
-  return jax.random.key(config.train.seed)
+  return randomness.seed_key(config.train.seed)
 
 
 def start_or_resume(run: Run) -> State:
@@ -156,7 +160,8 @@ def start_or_resume(run: Run) -> State:
     f'{count:,} parameters, {len(run.plan.shapes)} batch shapes, '
     f'{run.plan.padding:.1%} padding'
   )
-  if run.checkpoints.steps():
+  # A run whose checkpoints are all bad does not begin again without a word.
+  if run.checkpoints.begun():
     state = run.checkpoints.restore(abstract)
     run.progress.say(f'resumed at step {int(state.step)}')
   else:
@@ -209,6 +214,8 @@ def go_on(
       write(run, pending)
       pending = None
       metric = evaluate(step, state) if due or last else None
+      if not is_finite(state.params):
+        raise diverged(run, f'parameters after step {step} are not finite')
       run.checkpoints.save(step, state, metric=metric)
     if stopping and not last:
       run.checkpoints.wait()
@@ -252,44 +259,65 @@ def write(run: Run, pending: tuple[int, int, Metrics] | None) -> None:
   rows, tokens = [], 0.0
   for n in range(count):
     step = first + n + 1
-    sums = LossSums(*(float(total[n]) for total in found.losses))
-    norm = float(found.gradient_norm[n])
-    tokens += sums.tokens
-    if not math.isfinite(sums.smoothed) or not math.isfinite(norm):
-      raise TrainingError(
-        f'the loss of step {step} is not a number (loss {sums.smoothed:g}, '
-        f'gradient norm {norm:g}); checkpoint {run.checkpoints.latest()} '
-        'stands; try a lower --optim.learning_rate or --optim.clip_norm=1'
+    sums = [float(total[n]) for total in found.losses]
+    values = averages(*sums)
+    loss, norm = values['smoothed_loss'], float(found.gradient_norm[n])
+    tokens += values['tokens']
+    if not math.isfinite(loss) or not math.isfinite(norm):
+      raise diverged(
+        run,
+        f'the loss of step {step} is not a number ({loss:g}, '
+        f'gradient norm {norm:g})',
       )
     if step % run.config.train.log_every == 0:
-      values = averages(sums) | dict(
+      values |= dict(
         gradient_norm=norm, learning_rate=float(found.learning_rate[n])
       )
       rows.append((step, 'train', values))
-    run.progress.step(step, sums.smoothed / max(sums.tokens, 1.0))
+    run.progress.step(step, loss)
   run.metrics.append(rows)
   run.progress.show(rows, tokens)
 
 
-def averages(sums: LossSums) -> dict[str, float]:
-  """Per target token: training loss, cross entropy, perplexity, accuracy."""
-  tokens = max(sums.tokens, 1.0)
-  loss = sums.plain / tokens
-  return dict(
-    loss=loss,
-    smoothed_loss=sums.smoothed / tokens,
-    perplexity=math.exp(min(loss, 700.0)),
-    accuracy=sums.correct / tokens,
-    tokens=sums.tokens,
+@jax.jit
+def is_finite(params: dict) -> jax.Array:
+  """Whether all are numbers: the last update has not met a loss yet."""
+  each = [jnp.isfinite(x).all() for x in jax.tree.leaves(params)]
+  return jnp.stack(each).all()
+
+
+def diverged(run: Run, what: str) -> TrainingError:
+  """The error that says what is left of the run."""
+  latest = run.checkpoints.latest()
+  left = (
+    'no checkpoint yet' if latest is None else f'checkpoint {latest} stands'
+  )
+  return TrainingError(
+    f'{what}; {left}; try a lower --optim.learning_rate or '
+    '--optim.clip_norm=1 with another --workdir'
   )
 
 
-def evaluation(
-  run: Run, bleu: Bleu | None
-) -> Callable[[int, State], float]:
+def averages(
+  smoothed: float, plain: float, correct: float, tokens: float
+) -> dict[str, float]:
+  """Sums as in `LossSums` -> numbers a target token, and the tokens."""
+  scored = max(tokens, 1.0)
+  return dict(
+    loss=plain / scored,
+    smoothed_loss=smoothed / scored,
+    perplexity=math.exp(min(plain / scored, 700.0)),
+    accuracy=correct / scored,
+    tokens=tokens,
+  )
+
+
+def evaluation(run: Run, bleu: Bleu | None) -> Callable[[int, State], float]:
   """(step, state) -> the metric of the best checkpoint, on validation."""
   config = run.config
   split = config.data.validation_split
+  if config.train.best_metric == 'bleu' and bleu is None:
+    raise ConfigError('train.best_metric=bleu needs a scorer')
   losses = loss_function(config, run.model)
   sums_of = jax.jit(
     lambda params, batch, numbers: losses(params, batch, None, numbers)
@@ -304,10 +332,10 @@ def evaluation(
     for _, batch in held_out:
       sums = sums_of(state.params, batch, numbers(config))
       total = [a + float(b) for a, b in zip(total, sums, strict=True)]
-    values = averages(LossSums(*total))
-    if config.train.best_metric == 'bleu':
-      if bleu is None:
-        raise ConfigError('train.best_metric=bleu needs a scorer')
+    values = averages(*total)
+    if not math.isfinite(values['loss']):
+      raise diverged(run, f'the validation loss of step {step} is not a number')
+    if bleu is not None:
       pairs = run.corpus.references(split)
       values['bleu'] = bleu(state.params, run.corpus, pairs)
     rows = [(step, 'validation', values)]
@@ -332,7 +360,8 @@ def stop_signal() -> Iterator[Callable[[], int]]:
     caught[0] = number
     for restored, handler in before.items():
       signal.signal(restored, handler)
-    print('signal: saving, then leaving', file=sys.stderr)
+    # Not print: the signal may have come in the middle of one.
+    os.write(2, b'signal: saving, then leaving\n')
 
   try:
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -1,7 +1,7 @@
 """The training state and the pure step: (state, batch) -> (state, metrics)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -101,17 +101,19 @@ def loss_function(
       )
     variables = {'params': params}
     source_BS, target_BT = batch
-    h_BTD = model.apply(
-      variables, source_BS, target_BT, dropout, method='hidden'
+    h_BTD = cast(
+      Array,
+      model.apply(variables, source_BS, target_BT, dropout, method='hidden'),
     )
-    w_VD = model.apply(variables, method='unembed_VD')
-    return projected_cross_entropy(
+    w_VD = cast(Array, model.apply(variables, method='unembed_VD'))
+    sums = projected_cross_entropy(
       h_BTD.reshape(-1, h_BTD.shape[-1]),
       w_VD,
       target_BT.reshape(-1),
       numbers.label_smoothing,
       loss_chunk(target_BT.size, w_VD.shape[0]),
     )
+    return cast(LossSums, sums)
 
   return losses
 
@@ -139,7 +141,7 @@ def train_step(
 
     def body(total, part):
       n, batch = part
-      part_key = jax.random.fold_in(key, n)
+      part_key = randomness.at(key, n)
       found = jax.grad(summed, has_aux=True)(params, batch, part_key, numbers)
       return jax.tree.map(jnp.add, total, found), None
 
@@ -150,7 +152,7 @@ def train_step(
     return jax.lax.scan(body, zero, (jnp.arange(parts), cut))[0]
 
   def step(state, batch, key, numbers):
-    dropout_key = jax.random.fold_in(randomness.at(key, 'dropout'), state.step)
+    dropout_key = randomness.at(randomness.at(key, 'dropout'), state.step)
     grads, sums = gradients(state.params, batch, dropout_key, numbers)
     # The mean over the batch's tokens; a batch without any moves nothing.
     grads = jax.tree.map(lambda g: g / jnp.maximum(sums.tokens, 1.0), grads)
@@ -169,7 +171,9 @@ def train_step(
 
 def train_steps(
   config: Config, model: Transformer
-) -> Callable[[State, NamedTuple, Array, Array, Numbers], tuple[State, Metrics]]:
+) -> Callable[
+  [State, NamedTuple, Array, Array, Numbers], tuple[State, Metrics]
+]:
   """(state, batches, how many, run's key, numbers) -> (state, metrics).
 
   `batches` has a leading axis of at least that many batches, of which the rest
