@@ -9,6 +9,7 @@ from experiments.presets import PRESETS
 from transformer_jax.config import Config, override
 from transformer_jax.data.corpus import open_corpus
 from transformer_jax.inference import restore
+from transformer_jax.nn import randomness
 from transformer_jax.nn.transformer import initial_params
 from transformer_jax.training import record
 from transformer_jax.training.checkpoint import Checkpoints
@@ -20,7 +21,7 @@ def drawn(initial, seed=0):
   rng = np.random.default_rng(seed)
   return jax.tree.map(
     lambda x: np.float32(rng.normal(size=x.shape) * 0.4),
-    jax.eval_shape(initial, jax.random.key(0)),
+    jax.eval_shape(initial, randomness.seed_key(0)),
   )
 
 

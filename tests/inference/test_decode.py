@@ -10,6 +10,7 @@ import pytest
 
 from transformer_jax.data.tokens import BOS, EOS, PAD
 from transformer_jax.inference import decode
+from transformer_jax.nn import randomness
 
 STATES = 251  # of the toy, a prime: prefixes hardly ever meet
 
@@ -243,7 +244,7 @@ def run(strategy, table_PV, source_BS, limit_B, id_B, length):
       *arguments,
       length=length,
       id_B=jnp.asarray(id_B),
-      key=jax.random.key(3),
+      key=randomness.seed_key(3),
       temperature=1.5,
       top_k=6,
       samples=3,
@@ -316,7 +317,7 @@ def run_sample(table_PV, rows, **kwargs):
     jnp.full(rows, 6, jnp.int32),
     length=6,
     id_B=jnp.arange(rows),
-    key=jax.random.key(0),
+    key=randomness.seed_key(0),
     **kwargs,
   )
   return jax.device_get(result)

@@ -19,6 +19,7 @@ from jax import Array
 
 from transformer_jax.data.tokens import BOS, EOS, PAD
 from transformer_jax.inference.stepper import Cache, Params, Stepper
+from transformer_jax.nn import randomness
 
 IMPOSSIBLE = -jnp.inf  # log-probability of what must not be, or is not there
 
@@ -197,7 +198,7 @@ def sample(
     length: see `greedy`.
     id_B: int32 number of each sentence in its text: the same number, sentence
       and key draw the same tokens in any batch.
-    key: of the whole text.
+    key: of the whole text, from `randomness.seed_key`.
     temperature: above 0; 1 is the model's own distribution.
     top_k: draw among the k likeliest tokens only; 0 draws among all.
     samples: K, drawn independently.
@@ -206,24 +207,27 @@ def sample(
     Hypotheses ordered and scored by the model's own log-probability, that at
     temperature 1.
   """
-  numbers_K = jnp.arange(samples)
-  fold = jax.random.fold_in
-  key_BK = jax.vmap(
-    lambda i: jax.vmap(lambda k: fold(fold(key, i), k))(numbers_K)
-  )(id_B)
+  place_BK1 = id_B[:, None, None].astype(jnp.uint32)
+  sample_BK1 = jnp.arange(samples, dtype=jnp.uint32)[None, :, None]
 
   def choose(log_probs_BKV, index):
+    V = log_probs_BKV.shape[-1]
     logits_BKV = log_probs_BKV / temperature
     if top_k:
-      kept_BKC = jax.lax.top_k(logits_BKV, min(top_k, logits_BKV.shape[-1]))[0]
+      kept_BKC = jax.lax.top_k(logits_BKV, min(top_k, V))[0]
       logits_BKV = jnp.where(
         logits_BKV < kept_BKC[..., -1:], IMPOSSIBLE, logits_BKV
       )
-
-    def draw(key, logits_V):
-      return jax.random.categorical(fold(key, index), logits_V)
-
-    return jax.vmap(jax.vmap(draw))(key_BK, logits_BKV)
+    bits_BKV = randomness.coordinate_bits(
+      randomness.at(key, index),
+      place_BK1,
+      sample_BK1,
+      jnp.arange(V, dtype=jnp.uint32)[None, None],
+    )
+    # The largest of logits plus Gumbel noise falls as softmax(logits) says.
+    # 23 bits: one more would round to 1, whose noise is infinite.
+    uniform_BKV = ((bits_BKV >> 9).astype(jnp.float32) + 0.5) / (1 << 23)
+    return jnp.argmax(logits_BKV - jnp.log(-jnp.log(uniform_BKV)), axis=-1)
 
   return _walk(
     stepper,

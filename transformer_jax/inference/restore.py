@@ -65,6 +65,7 @@ def load_run(workdir: str, config: Config) -> Run:
   import jax
 
   from transformer_jax.data.tokens import load_vocabularies
+  from transformer_jax.nn import randomness
   from transformer_jax.nn.transformer import Transformer, initial_params
   from transformer_jax.training.checkpoint import Checkpoints, average
 
@@ -86,7 +87,7 @@ def load_run(workdir: str, config: Config) -> Run:
   draw = initial_params(
     config.model, source_vocabulary=sizes[0], target_vocabulary=sizes[1]
   )
-  like = jax.eval_shape(draw, jax.random.key(0))
+  like = jax.eval_shape(draw, randomness.seed_key(0))
   params = average(checkpoints.restore_params(like, step) for step in steps)
   model = Transformer(config.model, *sizes)
   return Run(config, model, jax.device_put(params), vocabularies, steps)

@@ -23,6 +23,7 @@ from transformer_jax.inference.grouping import (
   pad,
 )
 from transformer_jax.inference.stepper import ModelStepper
+from transformer_jax.nn import randomness
 from transformer_jax.nn.transformer import Transformer
 
 Params = Any
@@ -80,7 +81,7 @@ def _sample(call: _Search, options: DecodeConfig) -> Hypotheses:
     *call[:4],
     length=call.length,
     id_B=call.id_B,
-    key=jax.random.key(options.seed),
+    key=randomness.seed_key(options.seed),
     temperature=options.temperature,
     top_k=options.top_k,
     samples=options.n_best,
