@@ -19,9 +19,10 @@ EXTRA = (
 
 
 def main(config: Config, options: types.SimpleNamespace) -> int:
+  from transformer_jax.inference.evaluate import greedy_bleu
   from transformer_jax.training.loop import train
 
-  return train(config, workdir=options.workdir)
+  return train(config, workdir=options.workdir, bleu=greedy_bleu(config))
 
 
 if __name__ == '__main__':

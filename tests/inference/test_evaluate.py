@@ -106,8 +106,8 @@ def test_a_tokenizer_that_does_not_fit_is_refused(text, tokenize, told):
     evaluate.bleu(['a'], ['a'], text=text, tokenize=tokenize)
 
 
-def test_greedy_bleu_of_a_perfect_reference(run, held_out):
+def test_greedy_bleu_of_a_model_that_knows_nothing(run, held_out):
   _, references = held_out
   score = evaluate.greedy_bleu(run.config)
-  low = score(run.params, run.vocabularies, references)
+  low = score(run.params, run, references)
   assert 0 <= low < 50

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from transformer_jax.config import Config, ConfigError
-from transformer_jax.data.cache import Batch
+from transformer_jax.data.batches import Batch, Corpus
 from transformer_jax.data.tokens import PAD, Vocabularies
 from transformer_jax.inference.grouping import (
   encode,
@@ -248,18 +248,18 @@ def bleu(
 
 def greedy_bleu(
   config: Config,
-) -> Callable[[Params, Vocabularies, Sequence[tuple[str, str]]], float]:
-  """(params, vocabularies, pairs) -> BLEU of greedy translations.
+) -> Callable[[Params, Corpus, Sequence[tuple[str, str]]], float]:
+  """(params, corpus, its pairs) -> BLEU of greedy translations.
 
-  Quick enough for a training loop to choose its best checkpoint by.
+  Quick enough for a training loop to choose its best checkpoint by. Of text
+  that is already tokenised it is tokenised BLEU.
   """
   options = dataclasses.replace(config.decode, strategy='greedy', n_best=1)
 
   def score(
-    params: Params,
-    vocabularies: Vocabularies,
-    pairs: Sequence[tuple[str, str]],
+    params: Params, corpus: Corpus, pairs: Sequence[tuple[str, str]]
   ) -> float:
+    vocabularies = corpus.vocabularies
     sizes = vocabularies.source.size, vocabularies.target.size
     sources, references = zip(*pairs, strict=True)
     found = translate_sentences(
@@ -270,6 +270,6 @@ def greedy_bleu(
       options=options,
     )
     text = config.data.text
-    return float(bleu(found.texts, references, text=text)[BLEU_NAMES[text]])
+    return bleu(found.texts, references, text=text)[BLEU_NAMES[text]]
 
   return score
