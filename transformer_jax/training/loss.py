@@ -14,8 +14,6 @@ from jax import Array
 from transformer_jax.data.tokens import PAD
 
 
-
-
 class TokenLosses(NamedTuple):
   """Per target token; zero where the target is padding.
 
@@ -77,8 +75,12 @@ def token_losses(
 
 
 def _sums(losses: TokenLosses, targets_M: Array) -> LossSums:
-  tokens = jnp.sum((targets_M != PAD).astype(jnp.float32))
-  return LossSums(*(jnp.sum(x_M) for x_M in losses), tokens)
+  return LossSums(
+    smoothed=jnp.sum(losses.smoothed),
+    plain=jnp.sum(losses.plain),
+    correct=jnp.sum(losses.correct),
+    tokens=jnp.sum((targets_M != PAD).astype(jnp.float32)),
+  )
 
 
 def _chunks(h_MD: Array, targets_M: Array, size: int) -> tuple[Array, Array]:
@@ -90,9 +92,7 @@ def _chunks(h_MD: Array, targets_M: Array, size: int) -> tuple[Array, Array]:
 
 
 def _logits(h_MD: Array, w_VD: Array) -> Array:
-  return jnp.einsum(
-    'MD,VD->MV', h_MD, w_VD, preferred_element_type=jnp.float32
-  )
+  return jnp.einsum('MD,VD->MV', h_MD, w_VD, preferred_element_type=jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -120,6 +120,7 @@ def projected_cross_entropy(
   Returns:
     LossSums; only `smoothed` has a gradient.
   """
+
   def body(sums, slice_):
     h_CD, targets_C = slice_
     losses = token_losses(_logits(h_CD, w_VD), targets_C, smoothing=smoothing)

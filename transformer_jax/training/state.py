@@ -163,7 +163,7 @@ def train_step(
       warmup_steps=numbers.warmup_steps,
     )
     params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-    metrics = Metrics(sums, optax.global_norm(grads), rate)
+    metrics = Metrics(sums, optax.tree.norm(grads), rate)
     return State(state.step + 1, params, optimizer), metrics
 
   return step
