@@ -1,10 +1,63 @@
 """What a person sees while a run goes on: one live line, and TensorBoard."""
 
+import contextlib
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+Rows = Sequence[tuple[int, str, Mapping[str, float]]]
+
+LIVE_EVERY, LOG_EVERY = 0.5, 30.0  # seconds between lines
+# Speed is taken over the last calls: the first ones compile, and those before
+# a change of the machine's load say nothing any more.
+FEWEST_CALLS, MOST_CALLS = 3, 64
+
+
+class _Mark(NamedTuple):
+  """What was done when the numbers of a call became known."""
+
+  seconds: float
+  step: int
+  tokens: float
+
+
+class Events:
+  """A TensorBoard event file, written by the caller's own thread.
+
+  tensorboardX's own writer has a thread, which dies on a full disk; training
+  would then wait for it for ever. Here the OSError is the caller's.
+  """
+
+  def __init__(self, folder: pathlib.Path, *, step: int):
+    """A new file in `folder`; events from `step` on in older ones are void."""
+    from tensorboardX import event_file_writer
+    from tensorboardX.proto import event_pb2, summary_pb2
+
+    # Generated at import: a type checker does not know what is inside.
+    event: Any = event_pb2
+    summary: Any = summary_pb2
+    self._event, self._summary = event.Event, summary.Summary
+    folder.mkdir(parents=True, exist_ok=True)
+    self._file = event_file_writer.EventsWriter(str(folder / 'events'))
+    start = event.SessionLog(status=event.SessionLog.START)
+    self._write(step, session_log=start)
+
+  def scalar(self, name: str, value: float, step: int) -> None:
+    one = self._summary.Value(tag=name, simple_value=value)
+    self._write(step, summary=self._summary(value=[one]))
+
+  def flush(self) -> None:
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
+
+  def _write(self, step: int, **content: Any) -> None:
+    event = self._event(wall_time=time.time(), step=step, **content)
+    self._file.write_event(event)
 
 
 class Progress:
@@ -13,24 +66,24 @@ class Progress:
   def __init__(self, workdir: str, steps: int):
     self._folder = pathlib.Path(workdir).expanduser() / 'events'
     self._steps = steps
-    self._writer: Any = None
+    self._events: Events | None = None
     self._live = sys.stderr.isatty()
     self._loss: float | None = None
     self._shown = 0.0
     self._open_line = False
     self._step = 0
-    self._first: tuple[float, int] | None = None
     self._tokens = 0.0
-    self._since = time.monotonic()
-    self._rate = 0.0
+    self._marks: deque[_Mark] = deque(maxlen=MOST_CALLS)
 
   def __enter__(self) -> 'Progress':
     return self
 
-  def __exit__(self, *_: object) -> None:
+  def __exit__(self, kind: object, *_: object) -> None:
     self._end_line()
-    if self._writer is not None:
-      self._writer.close()
+    if self._events is not None:
+      # On a full disk the error that ended the run says more than this one.
+      with contextlib.suppress(*([OSError] if kind else [])):
+        self._events.close()
 
   def say(self, text: str) -> None:
     """A line that stays."""
@@ -39,20 +92,19 @@ class Progress:
 
   def step(self, step: int, loss: float) -> None:
     """One more step is known; its loss joins a running mean."""
-    if self._first is None:
-      self._first = (time.monotonic(), step)
     mean = loss if self._loss is None else self._loss
     self._loss = 0.98 * mean + 0.02 * loss
     self._step = step
 
-  def show(
-    self, rows: list[tuple[int, str, Mapping[str, float]]], tokens: float
-  ) -> None:
-    """Rows of the metrics file, and the target tokens that they took."""
-    self._tokens += tokens
+  def show(self, rows: Rows, tokens: float) -> None:
+    """Rows of the metrics file, and the target tokens trained on since."""
+    now = time.monotonic()
+    if tokens:
+      self._tokens += tokens
+      self._marks.append(_Mark(now, self._step, self._tokens))
     for step, split, values in rows:
       for name, value in values.items():
-        self._events().add_scalar(f'{split}/{name}', value, step)
+        self._scalar(f'{split}/{name}', value, step)
       if split != 'train':
         self.say(
           f'step {step} {split}: '
@@ -62,33 +114,39 @@ class Progress:
             if name in ('loss', 'perplexity', 'accuracy', 'bleu')
           )
         )
-    now = time.monotonic()
-    if now - self._shown > (0.5 if self._live else 30.0):
+    if now - self._shown > (LIVE_EVERY if self._live else LOG_EVERY):
       self._line(now)
+    if rows and self._events is not None:
+      self._events.flush()
 
-  def _events(self) -> Any:
-    if self._writer is None:
-      from tensorboardX import SummaryWriter
+  def _scalar(self, name: str, value: float, step: int) -> None:
+    if self._events is None:
+      self._events = Events(self._folder, step=step)
+    self._events.scalar(name, value, step)
 
-      self._writer = SummaryWriter(str(self._folder), write_to_disk=True)
-    return self._writer
+  def _speed(self) -> tuple[float, float] | None:
+    """Target tokens and steps a second; None before there are enough calls."""
+    if len(self._marks) < FEWEST_CALLS:
+      return None
+    first, last = self._marks[0], self._marks[-1]
+    seconds = max(last.seconds - first.seconds, 1e-9)
+    return (
+      (last.tokens - first.tokens) / seconds,
+      (last.step - first.step) / seconds,
+    )
 
   def _line(self, now: float) -> None:
-    if self._loss is None or self._first is None:
+    if self._loss is None:
       return
-    if now > self._since and self._tokens:
-      self._rate = self._tokens / (now - self._since)
-      self._tokens, self._since = 0.0, now
-      self._events().add_scalar('train/tokens_per_s', self._rate, self._step)
-    began, first = self._first
-    done = self._step - first
-    left = '?'
-    if done:
-      seconds = (now - began) / done * (self._steps - self._step)
-      left = _duration(seconds)
+    rate, left = '?', '?'
+    speed = self._speed()
+    if speed is not None:
+      rate = f'{speed[0]:,.0f}'
+      left = _duration((self._steps - self._step) / speed[1])
+      self._scalar('train/tokens_per_s', speed[0], self._step)
     text = (
       f'step {self._step}/{self._steps}  loss {self._loss:.3f}  '
-      f'{self._rate:,.0f} target tokens/s  {left} left'
+      f'{rate} target tokens/s  {left} left'
     )
     self._shown = now
     if self._live:

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transformer_jax import config as config_lib
@@ -152,7 +152,7 @@ class Metrics:
         return
 
   def append(
-    self, rows: list[tuple[int, str, Mapping[str, float]]]
+    self, rows: Sequence[tuple[int, str, Mapping[str, float]]]
   ) -> None:
     """Adds (step, split, {name: number}) rows, and sees them to the disk."""
     if not rows:
