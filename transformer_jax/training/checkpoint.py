@@ -216,6 +216,10 @@ class Checkpoints:
     """The step of the best metric, of equals the oldest; None without any."""
     return next(iter(self._by_metric()), None)
 
+  def begun(self) -> bool:
+    """Whether a step was ever saved here, be it bad by now."""
+    return bool(self._folders() or self._aside())
+
   def good(self, count: int) -> list[int]:
     """The newest `count` steps that verify, newest first; fewer if need be.
 
@@ -251,7 +255,11 @@ class Checkpoints:
       first = jax.process_index() == 0
       step = _agreed(next(iter(self.good(1)), -1) if first else -1)
       if step < 0:
-        raise CheckpointError(f'no good checkpoint in {self.folder}')
+        aside = ', '.join(self._aside()) or 'nothing'
+        raise CheckpointError(
+          f'no good checkpoint in {self.folder}, only {aside}: put a whole '
+          'copy of a step there, or begin again in another folder'
+        )
     else:
       self._verify(step)
     wanted = by_path(abstract_state)
@@ -302,6 +310,11 @@ class Checkpoints:
       return []
     names = [path.name for path in self.folder.iterdir() if path.is_dir()]
     return sorted(int(name) for name in names if name.isdecimal())
+
+  def _aside(self) -> list[str]:
+    """Names of the folders that were set aside."""
+    paths = self.folder.iterdir() if self.folder.is_dir() else ()
+    return sorted(path.name for path in paths if BAD in path.suffix)
 
   def _by_metric(self) -> list[int]:
     metrics = {step: self.metric(step) for step in self.steps()}

@@ -335,7 +335,7 @@ def evaluation(run: Run, bleu: Bleu | None) -> Callable[[int, State], float]:
     values = averages(*total)
     if not math.isfinite(values['loss']):
       raise diverged(run, f'the validation loss of step {step} is not a number')
-    if bleu is not None:
+    if config.train.best_metric == 'bleu' and bleu is not None:
       pairs = run.corpus.references(split)
       values['bleu'] = bleu(state.params, run.corpus, pairs)
     rows = [(step, 'validation', values)]
