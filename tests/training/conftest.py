@@ -1,0 +1,82 @@
+"""One tiny run whose programs are compiled once for all tests of this folder.
+
+A program depends on the model and on the optimizer, not on the numbers that it
+takes traced; so tests that differ in those only share it.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import pathlib
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from experiments.presets import PRESETS
+from transformer_jax.config import Config, override
+from transformer_jax.training import loop, state
+from transformer_jax.training.progress import Progress
+
+PROGRAMS = ('initial_state', 'train_steps', 'loss_function')
+
+
+@functools.cache
+def program(name, model_config, optim, model):
+  return getattr(state, name)(Config(model=model_config, optim=optim), model)
+
+
+def remembered(name):
+  def get(config, model):
+    optim = dataclasses.replace(config.optim, learning_rate=1.0)
+    return program(name, config.model, optim, model)
+
+  return get
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_programs():
+  """Compiled with less care, once."""
+  with pytest.MonkeyPatch.context() as patch:
+    for name in PROGRAMS:
+      patch.setattr(loop, name, remembered(name))
+    jax.config.update('jax_disable_most_optimizations', True)
+    compilation_cache.reset_cache()
+    yield
+  jax.config.update('jax_disable_most_optimizations', False)
+  jax.config.update('jax_compilation_cache_dir', None)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope='session')
+def config(tmp_path_factory) -> Config:
+  cache = tmp_path_factory.getbasetemp() / 'cache'
+  values = PRESETS['test'].overrides | {
+    'data.cache_dir': str(cache),
+    'train.steps': 24,
+  }
+  return override(Config(), values)
+
+
+@pytest.fixture
+def set_up(config, tmp_path):
+  """(**fields) -> a loop.Run of the config with these fields."""
+
+  def make(folder='run', **fields) -> loop.Run:
+    values = {name.replace('__', '.'): value for name, value in fields.items()}
+    changed = override(config, values)
+    progress = Progress(str(tmp_path), changed.train.steps)
+    return loop.set_up(changed, str(tmp_path / folder), progress)
+
+  return make
+
+
+def arrays(folder: pathlib.Path | str, step: int) -> dict[str, bytes]:
+  """The bytes of every array of a checkpoint."""
+  from orbax.checkpoint import v1
+
+  with contextlib.redirect_stderr(io.StringIO()):
+    path = pathlib.Path(folder, 'checkpoints', str(step), 'arrays')
+    leaves = v1.load(path)
+  return {name: jax.device_get(x).tobytes() for name, x in leaves.items()}
