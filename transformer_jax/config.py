@@ -148,7 +148,9 @@ class DataConfig:
   task_min_length: int = number(4, 'shortest generated sequence, in symbols')
   task_max_length: int = number(12, 'longest generated sequence, in symbols')
   task_symbols: int = number(16, 'different symbols of a generated task')
-  task_train_size: int = number(0, 'training pairs of a task; 0: unlimited')
+  task_train_size: int = number(
+    0, 'training pairs of a task; 0: unlimited, of task:korean 20,000'
+  )
   task_held_out: int = number(512, 'pairs of each held-out task split')
   cache_dir: str = number(
     '~/.cache/transformer_jax', 'token caches', affects='run'

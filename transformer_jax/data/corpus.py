@@ -17,6 +17,7 @@ from transformer_jax.data.cache import (
   build_folder,
   open_cache,
 )
+from transformer_jax.data.korean.source import KoreanText
 from transformer_jax.data.text import TextSource, open_text
 from transformer_jax.data.tokens import (
   EOS,
@@ -73,7 +74,8 @@ def open_corpus(
   if own is not None and os.path.isdir(own):
     saved = load_vocabularies(own)
   corpus: Corpus
-  if data.source.startswith('task:'):
+  kind, _, name = data.source.partition(':')
+  if kind == 'task' and name not in tasks.SENTENCES:
     corpus = TaskCorpus(data, saved)
   else:
     corpus = TextCorpus(data, saved, progress)
@@ -86,8 +88,15 @@ def _digest(*parts: str) -> str:
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _open_sentences(data: DataConfig) -> TextSource:
+  """Sentences of files, of TFDS or of a task that makes them."""
+  if data.source == 'task:korean':
+    return KoreanText(data)
+  return open_text(data)
+
+
 class TextCorpus(Corpus):
-  """Sentences of files or of TFDS, from the token cache."""
+  """Sentences of files, of TFDS or made, from the token cache."""
 
   def __init__(
     self,
@@ -97,7 +106,7 @@ class TextCorpus(Corpus):
   ):
     self._data = data
     self._progress = progress
-    self._text = open_text(data)
+    self._text = _open_sentences(data)
     for split in (data.train_split, data.validation_split, data.test_split):
       self._text.check(split)
     self._pairs: dict[str, Pairs] = {}

@@ -14,6 +14,8 @@ import numpy as np
 from transformer_jax.config import ConfigError, DataConfig, closest
 
 SPLITS = ('train', 'validation', 'test')
+# Tasks that make sentences: those are read as text is, with subwords.
+SENTENCES = ('korean',)
 
 # One source sequence of _CLASSES belongs to validation and one to test.
 _CLASSES = 16
@@ -130,9 +132,10 @@ def check(name: str, data: DataConfig) -> None:
     ConfigError: one line with the mend.
   """
   if name not in TASKS:
+    every = [*TASKS, *SENTENCES]
     raise ConfigError(
       f'data.source=task:{name} is not one of '
-      f'{", ".join("task:" + known for known in TASKS)}{closest(name, TASKS)}'
+      f'{", ".join("task:" + known for known in every)}{closest(name, every)}'
     )
   task = TASKS[name]
   if task.sources(data) < _SPARE * data.task_held_out:
