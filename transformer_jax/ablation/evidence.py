@@ -1,0 +1,121 @@
+"""Runs of two arms to evidence, and evidence to a word (pure).
+
+Everything here takes leading axes of independent studies: the simulations
+that test the error rates run these very functions, ten thousand at a time.
+
+What they found, over 3 to 10 seeds with arms correlated in pairs. Arms that do
+not differ, normal, t(3) or in two groups: better or worse in 2.9 to 5.5 % of
+studies, and intervals cover 94.5 to 97.1 %. In that an interval which ranks
+leave unbounded (a quarter of those of 5 seeds in two groups) counts as one
+that covers. Arms in two groups that pass for one are covered in 92 to 97 %.
+
+Where it fails: differences with one long tail. Log-normal ones (sigma 1) are
+covered in 82 to 84 % of studies at 3 to 10 seeds, those with sigma 0.5 in 91
+to 93 %: the mean sits in a tail that few seeds show, and no interval from
+them can know. Nothing is repaired silently. Where the tail is runs that
+failed, mark them as diverged or let them form a group: then ranks decide.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from transformer_jax.ablation import modes, paired
+from transformer_jax.ablation.paired import Floats
+
+BETTER = 'better'
+WORSE = 'worse'
+EQUIVALENT = 'equivalent'
+NOT_ENOUGH = 'not enough evidence'
+NOT_SENSITIVE = 'not sensitive'
+NO_VERDICT = 'no verdict'
+VERDICTS = (BETTER, WORSE, EQUIVALENT, NOT_ENOUGH, NOT_SENSITIVE, NO_VERDICT)
+
+
+class Evidence(NamedTuple):
+  """What the runs say, before any verdict; arrays [...] over studies."""
+
+  difference: Floats
+  ci_low: Floats
+  ci_high: Floats
+  p_value: Floats
+  p_equivalent: Floats
+  ranked: NDArray[np.bool_]
+
+
+def weigh(
+  variant_R: ArrayLike,
+  baseline_R: ArrayLike,
+  *,
+  margin: float | None = None,
+  diverged: ArrayLike = False,
+  alpha: float = 0.05,
+) -> Evidence:
+  """Difference, interval and p-values by the test that the runs allow.
+
+  Args:
+    variant_R: [..., R], diverged runs already counted as their value.
+    baseline_R: [..., R].
+    margin: see `Pair`.
+    diverged: bool [...], whether any run of either arm diverged.
+    alpha: two-sided level of the interval.
+  """
+  variant_R = np.asarray(variant_R, np.float64)
+  baseline_R = np.asarray(baseline_R, np.float64)
+  d_R = paired.check_differences(variant_R - baseline_R)
+  nothing = np.full(d_R.shape[:-1], np.nan)
+  if d_R.shape[-1] < 2:
+    none = np.zeros(d_R.shape[:-1], bool)
+    return Evidence(d_R[..., 0], nothing, nothing, nothing, nothing, none)
+  gap = margin or 0.0
+  ranked = np.asarray(diverged) | (
+    modes.is_bimodal(variant_R, smallest_gap=gap)
+    | modes.is_bimodal(baseline_R, smallest_gap=gap)
+  )
+  low, high = paired.mean_interval(d_R, alpha=alpha)
+  difference, p = d_R.mean(axis=-1), paired.mean_tails(d_R).two_sided
+  same = nothing
+  if margin is not None:
+    equivalence = paired.equivalence_p(d_R, margin=margin)
+    same = np.where(ranked, np.nan, equivalence)
+  if np.any(ranked):
+    rank_low, rank_high = paired.rank_interval(d_R, alpha=alpha)
+    low = np.where(ranked, rank_low, low)
+    high = np.where(ranked, rank_high, high)
+    difference = np.where(ranked, paired.rank_center(d_R), difference)
+    p = np.where(ranked, paired.rank_tails(d_R).two_sided, p)
+  return Evidence(
+    np.asarray(difference), low, high, np.asarray(p), same, ranked
+  )
+
+
+def judge(
+  gain: ArrayLike,
+  p_adjusted: ArrayLike,
+  equivalent_adjusted: ArrayLike,
+  *,
+  alpha: float = 0.05,
+) -> NDArray[np.str_]:
+  """The word for a comparison that has its evidence, [...].
+
+  Equivalent goes first: the margin says what matters, so a difference that is
+  real and inside it is still equivalent.
+
+  Args:
+    gain: positive where the variant is the better arm.
+    p_adjusted: of a difference, two-sided, adjusted by Holm.
+    equivalent_adjusted: of equivalence, adjusted too; nan: not asked.
+    alpha: level of this look.
+
+  >>> str(judge(0.2, 0.01, np.nan)), str(judge(0.2, 0.01, 0.03))
+  ('better', 'equivalent')
+  """
+  gain = np.asarray(gain)
+  found = np.asarray(p_adjusted) <= alpha
+  same = np.asarray(equivalent_adjusted) <= alpha
+  return np.select(
+    [same, found & (gain > 0), found & (gain < 0)],
+    [EQUIVALENT, BETTER, WORSE],
+    NOT_ENOUGH,
+  )
