@@ -82,7 +82,10 @@ class ModelConfig:
     'none', 'layer', help='recompute each layer in the backward pass'
   )
   layer_loop: str = choice(
-    'scan', 'unroll', help='one layer program for N layers, or N of them'
+    'scan',
+    'unroll',
+    help='one layer program for N layers, or N of them',
+    affects='run',
   )
 
 
