@@ -21,11 +21,11 @@ def test_the_papers_schedule(step, rate):
 
 
 def test_inverse_sqrt_is_highest_after_warmup_and_is_one_there():
-  steps = np.arange(1, 50)
+  steps = range(1, 50)
   rates = np.array(
     [optim.inverse_sqrt_schedule(step, warmup_steps=9) for step in steps]
   )
-  assert steps[rates.argmax()] == 9
+  assert rates.argmax() == 8
   np.testing.assert_allclose(rates[8], 1.0)
   np.testing.assert_allclose(rates[2], 1 / 3, rtol=1e-6)
   np.testing.assert_allclose(rates[35], 1 / 2, rtol=1e-6)

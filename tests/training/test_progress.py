@@ -2,6 +2,7 @@
 
 import struct
 import types
+from typing import Any
 
 import pytest
 
@@ -83,10 +84,11 @@ def events(path):
   """Events of a file: length, its sum, the bytes, their sum; see TFRecord."""
   from tensorboardX.proto import event_pb2
 
+  proto: Any = event_pb2
   data, at = path.read_bytes(), 0
   while at < len(data):
     (length,) = struct.unpack_from('<Q', data, at)
-    event = event_pb2.Event()
+    event = proto.Event()
     event.ParseFromString(data[at + 12 : at + 12 + length])
     yield event
     at += 16 + length

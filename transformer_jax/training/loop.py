@@ -153,7 +153,9 @@ def run_key(config: Config) -> jax.Array:
 
 def start_or_resume(run: Run) -> State:
   """The newest good checkpoint, or step 0."""
-  start = jax.jit(initial_state(run.config, run.model))
+  # Placed as a restored state is, for a resumed run to run the same program.
+  place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  start = jax.jit(initial_state(run.config, run.model), out_shardings=place)
   abstract = jax.eval_shape(start, run_key(run.config))
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract.params))
   run.progress.say(
@@ -288,6 +290,7 @@ def is_finite(params: dict) -> jax.Array:
 
 def diverged(run: Run, what: str) -> TrainingError:
   """The error that says what is left of the run."""
+  run.checkpoints.wait()
   latest = run.checkpoints.latest()
   left = (
     'no checkpoint yet' if latest is None else f'checkpoint {latest} stands'
@@ -318,10 +321,7 @@ def evaluation(run: Run, bleu: Bleu | None) -> Callable[[int, State], float]:
   split = config.data.validation_split
   if config.train.best_metric == 'bleu' and bleu is None:
     raise ConfigError('train.best_metric=bleu needs a scorer')
-  losses = loss_function(config, run.model)
-  sums_of = jax.jit(
-    lambda params, batch, numbers: losses(params, batch, None, numbers)
-  )
+  losses = jax.jit(loss_function(config, run.model))
   held_out = held_out_batches(
     run.corpus.pairs(split), config.data, EVALUATION_TOKENS
   )
@@ -330,7 +330,7 @@ def evaluation(run: Run, bleu: Bleu | None) -> Callable[[int, State], float]:
     # Summed on the host in float64: the order of batches is fixed.
     total = [0.0] * len(LossSums._fields)
     for _, batch in held_out:
-      sums = sums_of(state.params, batch, numbers(config))
+      sums = losses(state.params, batch, None, numbers(config))
       total = [a + float(b) for a, b in zip(total, sums, strict=True)]
     values = averages(*total)
     if not math.isfinite(values['loss']):

@@ -7,7 +7,9 @@ from jax import Array
 from transformer_jax.config import OptimConfig
 
 
-def paper_schedule(step: Array, *, d_model: int, warmup_steps: int) -> Array:
+def paper_schedule(
+  step: Array | int, *, d_model: int, warmup_steps: Array | float
+) -> Array:
   """d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), eq. 3.
 
   Args:
@@ -22,7 +24,9 @@ def paper_schedule(step: Array, *, d_model: int, warmup_steps: int) -> Array:
   return d_model**-0.5 * jnp.minimum(step**-0.5, step * warmup_steps**-1.5)
 
 
-def inverse_sqrt_schedule(step: Array, *, warmup_steps: int) -> Array:
+def inverse_sqrt_schedule(
+  step: Array | int, *, warmup_steps: Array | float
+) -> Array:
   """eq. 3 divided by its maximum, so that the factor is the peak rate."""
   step = jnp.asarray(step, jnp.float32)
   return jnp.minimum(step / warmup_steps, (warmup_steps / step) ** 0.5)
