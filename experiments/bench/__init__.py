@@ -1,0 +1,1 @@
+"""How fast: training, where its time goes, decoding and reading data."""

@@ -1,0 +1,133 @@
+"""How fast: training, where its time goes, decoding, reading data.
+
+  python -m experiments.bench --suite=train
+  python -m experiments.bench --suite=decode --workdir=runs/tiny --split=val
+  python -m experiments.bench --suite=data --pairs=5000000
+
+train      target tokens a second, and the same step in PyTorch
+breakdown  where the time of our step goes, and how near the peak it comes
+decode     sentences a second of beam search
+data       a large corpus: opening it, batches a second, memory
+all        one after the other
+
+What is compared runs in one process by turns; the figure is the median over
+the rounds. The table goes to stdout, progress to stderr. A machine that does
+something else meanwhile gives figures of nothing. The model is that of
+--preset=tiny with dropout 0.1 and its layers unrolled; fields are flags, as
+everywhere.
+"""
+
+import pathlib
+import types
+from collections.abc import Callable
+
+from experiments.bench import measure
+from experiments.bench.measure import Row
+from transformer_jax import config as config_lib
+from transformer_jax import flags
+from transformer_jax.config import Config, ConfigError
+
+SUITES = ('train', 'breakdown', 'decode', 'data')
+
+EXTRA = (
+  flags.Flag('suite', str, 'all', 'what to measure', choices=(*SUITES, 'all')),
+  flags.Flag('rounds', int, 5, 'turns of each contestant'),
+  flags.Flag('rows', int, 64, 'sentence pairs in a training batch'),
+  flags.Flag('length', int, 32, 'tokens of each side in a training batch'),
+  flags.Flag('steps', int, 8, 'training steps a turn, made in one call'),
+  flags.Flag('sentences', int, 1000, 'to decode, when there is no run'),
+  flags.Flag('workdir', str, '', 'run to decode with; none: an untrained one'),
+  flags.Flag('split', str, '', 'of the run; data.test_split by default'),
+  flags.Flag('pairs', int, 200_000, 'sentence pairs to read as data'),
+  flags.Flag('json', str, '', 'file for the rows, one JSON object a line'),
+)
+POSITIVE = ('rounds', 'rows', 'length', 'steps', 'sentences', 'pairs')
+
+
+def base(options: types.SimpleNamespace) -> Config:
+  """The config that flags are laid upon: the run's, or the benchmark's."""
+  if options.workdir:
+    from transformer_jax.inference import restore
+
+    return restore.config_of(options)
+  from experiments.presets import PRESETS
+
+  tiny = config_lib.override(Config(), PRESETS['tiny'].overrides)
+  fixed = {'model.dropout': 0.1, 'model.layer_loop': 'unroll'}
+  return config_lib.override(tiny, fixed)
+
+
+def check(options: types.SimpleNamespace) -> None:
+  """Refuse options that cannot be measured.
+
+  Raises:
+    ConfigError: names the option.
+  """
+  for name in POSITIVE:
+    if getattr(options, name) < 1:
+      raise ConfigError(f'--{name}={getattr(options, name)} must be at least 1')
+  if options.workdir and options.suite != 'decode':
+    raise ConfigError('--workdir goes with --suite=decode only')
+  if options.split and not options.workdir:
+    raise ConfigError('--split needs --workdir')
+
+
+def _train(config: Config, options: types.SimpleNamespace) -> list[Row]:
+  from experiments.bench import train
+
+  sizes = train.Sizes(options.rows, options.length, options.steps)
+  return train.suite(config, sizes, options.rounds)
+
+
+def _breakdown(config: Config, options: types.SimpleNamespace) -> list[Row]:
+  from experiments.bench import breakdown, train
+
+  sizes = train.Sizes(options.rows, options.length, options.steps)
+  return breakdown.suite(config, sizes, options.rounds)
+
+
+def _decode(config: Config, options: types.SimpleNamespace) -> list[Row]:
+  from experiments.bench import decode
+
+  if options.workdir:
+    job = decode.of_run(config, options.workdir, options.split)
+  else:
+    job = decode.generated(config, options.sentences)
+  return decode.suite(job, options.rounds)
+
+
+def _data(config: Config, options: types.SimpleNamespace) -> list[Row]:
+  from experiments.bench import data
+
+  return data.suite(config.data, pairs=options.pairs, rounds=options.rounds)
+
+
+Suite = Callable[[Config, types.SimpleNamespace], list[Row]]
+RUN: dict[str, Suite] = {
+  'train': _train,
+  'breakdown': _breakdown,
+  'decode': _decode,
+  'data': _data,
+}
+
+
+def main(config: Config, options: types.SimpleNamespace) -> None:
+  """Measure, print, keep."""
+  check(options)
+  found = measure.machine()
+  print(measure.head(found), flush=True)
+  rows: list[Row] = []
+  for name in SUITES if options.suite == 'all' else (options.suite,):
+    part = RUN[name](config, options)
+    print(f'\n{name}\n{measure.table(part)}', flush=True)
+    rows += part
+  if options.json:
+    path = pathlib.Path(options.json).expanduser()
+    try:
+      path.write_text(measure.json_lines(found, rows), encoding='utf-8')
+    except OSError as error:
+      raise ConfigError(f'{path} cannot be written: {error.strerror}') from None
+
+
+if __name__ == '__main__':
+  flags.run(main, extra=EXTRA, base=base)
