@@ -49,6 +49,9 @@ def shift_right(target_BT: Array) -> Array:
   return jnp.pad(target_BT[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
 
 
+EMBEDDING_SCALES = {'sqrt_d_model': math.sqrt, 'none': lambda d_model: 1.0}
+
+
 class Embedding(Module):
   """A table of vectors, times sqrt(d_model) on the way in (3.4)."""
 
@@ -59,9 +62,18 @@ class Embedding(Module):
     self.w_VD = self.parameter('w_VD', 'embedding', (V, D), (V, D))
 
   def __call__(self, tokens_BT: Array) -> Array:
-    scales = {'sqrt_d_model': math.sqrt(self.config.d_model), 'none': 1.0}
-    scale = jnp.asarray(scales[self.config.embedding_scale], self.dtype)
-    return jnp.take(self.w_VD, tokens_BT, axis=0) * scale
+    scale = EMBEDDING_SCALES[self.config.embedding_scale](self.config.d_model)
+    return jnp.take(self.w_VD, tokens_BT, axis=0) * self.dtype(scale)
+
+
+# position: (Positions, length) -> [length, D] or more rows.
+POSITIONS = {
+  'sinusoid': lambda own, length: positions.sinusoid_TD(
+    length, own.config.d_model
+  ),
+  'learned': lambda own, length: own.w_TD,
+  'none': lambda own, length: jnp.zeros((length, own.config.d_model)),
+}
 
 
 class Positions(Module):
@@ -75,15 +87,14 @@ class Positions(Module):
 
   def __call__(self, x_BTD: Array, start: Array | int, length: int) -> Array:
     """x, standing at positions start, start + 1, ... below `length`."""
-    c = self.config
-    tables = {
-      'sinusoid': lambda: positions.sinusoid_TD(length, c.d_model),
-      'learned': lambda: self.w_TD,
-      'none': lambda: jnp.zeros((length, c.d_model), self.dtype),
-    }
-    table_TD = jnp.asarray(tables[c.position](), self.dtype)
+    table = POSITIONS[self.config.position]
+    table_TD = jnp.asarray(table(self, length), self.dtype)
     rows_TD = jax.lax.dynamic_slice_in_dim(table_TD, start, x_BTD.shape[1])
     return positions.add_positions(x_BTD, rows_TD)
+
+
+# layer_loop: how many of N layers are written out in the program at a time.
+LAYER_LOOPS = {'scan': lambda layers: 1, 'unroll': lambda layers: layers}
 
 
 class Stack(Module):
@@ -133,7 +144,7 @@ class Stack(Module):
     if self.config.remat == 'layer':
       body = jax.checkpoint(body)
     numbers_N = jnp.arange(self.config.layers)
-    unroll = {'scan': 1, 'unroll': self.config.layers}[self.config.layer_loop]
+    unroll = LAYER_LOOPS[self.config.layer_loop](self.config.layers)
     return jax.lax.scan(
       body, x_BTD, (numbers_N, self.layers, inputs_N), unroll=unroll
     )
