@@ -4,7 +4,7 @@ Programs are timed by turns in the same rounds: the whole step; the step
 without dropout; the layers alone (forward, backward, embeddings, no loss, no
 Adam); attention alone (scores, softmax, mix, at the step's shapes); the loss
 alone (logits, softmax, both gradients); and every matrix product of the step
-alone, at its shapes. Times the number of times it occurs. Then
+alone, at its shapes, times how often it occurs. Then
 
   dropout               = whole step - step without dropout
   products of X         = sum of the products timed alone
@@ -36,6 +36,8 @@ from transformer_jax.training.state import loss_chunk
 
 WHOLE, CALM = 'whole step', 'step without dropout'
 LAYERS, ATTENTION, LOSS = 'layers alone', 'attention alone', 'loss alone'
+# Nothing here has threads of its own beside XLA's.
+SETTLE_SECONDS = 0.02
 PARTS = (
   ('layers', 'matrix products of the layers'),
   ('attention', 'matrix products of attention'),
@@ -154,36 +156,34 @@ def suite(config: Config, sizes: Sizes, rounds: int) -> list[Row]:
   counted = products.products_of(config.model, train.batch_shape(config, sizes))
   single = [*products.squares(), *counted]
   calm = without_dropout(config)
-  wholes = take_turns(
+  dtype = config.model.compute_dtype
+  turns = take_turns(
     [
       train.ours(config, sizes, WHOLE),
       train.ours(calm, sizes, CALM),
       layers_alone(calm, sizes),
       attention_alone(calm, sizes),
       loss_alone(calm, sizes),
+      *(products.contestant(product, dtype) for product in single),
     ],
     rounds=rounds,
+    settle=SETTLE_SECONDS,
   )
-  dtype = config.model.compute_dtype
-  alone = take_turns(
-    [products.contestant(product, dtype) for product in single],
-    rounds=rounds,
-    settle=0.0,
-  )
-  speeds = product_rows(single, counted, alone)
+  speeds = product_rows(single, counted, turns)
   peak = max(speeds, key=lambda found: found.value)
-  seconds = {name: turns.median / sizes.steps for name, turns in wholes.items()}
+  programs = (WHOLE, CALM, LAYERS, ATTENTION, LOSS)
+  seconds = {name: turns[name].median / sizes.steps for name in programs}
   seconds[ATTENTION] *= config.model.layers
   for part, name in PARTS:
     seconds[name] = sum(
-      alone[p.name].median / products.turns_of(p) * n
+      turns[p.name].median / products.turns_of(p) * n
       for p, n in counted.items()
       if p.part == part
     )
   whole = row(
     'breakdown',
     WHOLE,
-    [1e3 * s / sizes.steps for s in wholes[WHOLE].seconds],
+    [1e3 * s / sizes.steps for s in turns[WHOLE].seconds],
     'ms',
     note='100 %',
   )
@@ -226,13 +226,13 @@ def part_rows(seconds: Mapping[str, float]) -> list[Row]:
 def product_rows(
   single: list[Product],
   counted: Counter[Product],
-  alone: Mapping[str, Turns],
+  turns: Mapping[str, Turns],
 ) -> list[Row]:
   """GFLOP/s of every product alone."""
   rows = []
   for p in single:
     work = p.flop * products.turns_of(p) / 1e9
-    rates = [work / seconds for seconds in alone[p.name].seconds]
+    rates = [work / seconds for seconds in turns[p.name].seconds]
     note = f'{counted[p]} a step' if counted[p] else 'not in the step'
     rows.append(row('breakdown', p.name, rates, 'GFLOP/s', note=note))
   return rows

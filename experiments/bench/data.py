@@ -23,6 +23,7 @@ from transformer_jax.config import DataConfig
 WORDS = 20_000
 LANGUAGES = ('xx', 'yy')
 LOG_LENGTH = (2.9, 0.5)  # of words in a sentence: about 20, like news text
+LOG_RATIO = 0.1  # by which either side is longer or shorter
 LENGTHS = (1, 100)
 BLOCK = 50_000  # pairs written at once
 STATUS = pathlib.Path('/proc/self/status')
@@ -43,19 +44,24 @@ class Reading(NamedTuple):
 
 
 def write_text(folder: str, pairs: int) -> None:
-  """`pairs` sentences of random words a language, commoner and rarer ones."""
+  """`pairs` sentences of random words a language, commoner and rarer ones.
+
+  A translation is about as long as its source.
+  """
   draw = np.random.default_rng(0)
   letters = list('abcdefghijklmnopqrstuvwxyz')
   sizes = draw.integers(2, 9, WORDS)
   words = [''.join(draw.choice(letters, size)) for size in sizes]
   share = 1 / np.arange(10, WORDS + 10)
   edges = np.cumsum(share / share.sum())
+  log_n = draw.normal(*LOG_LENGTH, pairs)
   for language in LANGUAGES:
     with open(os.path.join(folder, f'train.{language}'), 'w') as file:
       for start in range(0, pairs, BLOCK):
         count = min(BLOCK, pairs - start)
-        length = np.exp(draw.normal(*LOG_LENGTH, count)).astype(int)
-        length = np.clip(length, *LENGTHS)
+        log_length = log_n[start : start + BLOCK]
+        log_length = log_length + draw.normal(0, LOG_RATIO, count)
+        length = np.clip(np.exp(log_length).astype(int), *LENGTHS)
         at = np.searchsorted(edges[:-1], draw.random(length.sum()))
         file.writelines(_lines(words, at.tolist(), length.tolist()))
 

@@ -207,7 +207,9 @@ def head(found: Mapping[str, str]) -> str:
 
 def table(rows: Sequence[Row]) -> str:
   """Rows as text: value, fastest and slowest round, ratio, note."""
-  cells = [('', 'median', '', 'low .. high', 'ours/this', '')]
+  compared = any(r.ratio is not None for r in rows)
+  title = 'ours/this' if compared else ''
+  cells = [('', 'median', '', 'low .. high', title, '')]
   for r in rows:
     spread = f'{number(r.low)} .. {number(r.high)}' if r.rounds > 1 else ''
     ratio = '' if r.ratio is None else f'{r.ratio:.2f}'
