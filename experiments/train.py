@@ -13,9 +13,7 @@ import types
 from transformer_jax import flags
 from transformer_jax.config import Config
 
-EXTRA = (
-  flags.Flag('workdir', str, '', 'folder of the run', required=True),
-)
+EXTRA = (flags.Flag('workdir', str, '', 'folder of the run', required=True),)
 
 
 def main(config: Config, options: types.SimpleNamespace) -> int:

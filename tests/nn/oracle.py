@@ -68,9 +68,12 @@ def logits(params, source, target):
   """Post-norm encoder-decoder, one sentence pair without padding: [T, V]."""
   table = params['embedding']['w_VD']
   d_model = table.shape[1]
-  embed = lambda ids: (
-    table[ids] * math.sqrt(d_model) + positional_encoding(len(ids), d_model)
-  )
+
+  def embed(ids):
+    return table[ids] * math.sqrt(d_model) + positional_encoding(
+      len(ids), d_model
+    )
+
   x = embed(source)
   layers = params['encoder']['layers']
   count = len(layers['feed_forward']['b_2_D'])

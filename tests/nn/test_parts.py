@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.nn import oracle
 
+from tests.nn import oracle
 from transformer_jax.nn import attention, positions, randomness
 from transformer_jax.nn.initializers import INITIALIZATIONS
 
@@ -49,9 +49,8 @@ def test_attention_is_the_papers():
   found = attention.attention(q, k, v, jnp.asarray(mask_BTS), scale=0.5)
   for b in range(2):
     for h in range(3):
-      wanted = oracle.attention(
-        *(np.asarray(x[b, :, h], np.float64) for x in (q, k, v)), mask_BTS[b]
-      )
+      head = [np.asarray(x[b, :, h], np.float64) for x in (q, k, v)]
+      wanted = oracle.attention(head[0], head[1], head[2], mask_BTS[b])
       np.testing.assert_allclose(found[b, :, h], wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -59,10 +58,16 @@ def test_attention_and_its_gradient_are_those_of_jax():
   q, k, v = qkv(E=4)
   mask_BTS = jnp.asarray(np.random.default_rng(2).random((2, 5, 7)) < 0.7)
   mask_BTS = mask_BTS.at[:, :, 0].set(True)
-  ours = lambda *x: jnp.sum(attention.attention(*x, mask_BTS, scale=0.5) ** 2)
-  theirs = lambda *x: jnp.sum(
-    jax.nn.dot_product_attention(*x, mask=mask_BTS[:, None], scale=0.5) ** 2
-  )
+
+  def ours(q, k, v):
+    return jnp.sum(attention.attention(q, k, v, mask_BTS, scale=0.5) ** 2)
+
+  def theirs(q, k, v):
+    return jnp.sum(
+      jax.nn.dot_product_attention(q, k, v, mask=mask_BTS[:, None], scale=0.5)
+      ** 2
+    )
+
   arguments = (0, 1, 2)
   for a, b in zip(
     jax.grad(ours, arguments)(q, k, v),
@@ -89,9 +94,11 @@ def test_dropout_rate_and_expectation():
 
 
 def test_dropout_bits_are_uniform_and_uncorrelated():
-  bits = lambda key: np.asarray(
-    randomness.coordinate_bits(key, *randomness.grid((256, 512)))
-  )
+  def bits(key):
+    return np.asarray(
+      randomness.coordinate_bits(key, *randomness.grid((256, 512)))
+    )
+
   # Neighbouring seeds, and two places under one seed.
   keys = [randomness.seed_key(seed) for seed in (0, 1)]
   keys += [randomness.at(keys[0], place) for place in ('a', 1)]
@@ -118,9 +125,10 @@ def test_bits_of_a_place_do_not_depend_on_the_rest():
 
 def test_initial_values_have_the_variance_of_their_fans():
   key, D, H, K = randomness.seed_key(0), 64, 4, 32
-  draw = lambda table, role, *shape_fans: np.var(
-    INITIALIZATIONS[table][role](key, *shape_fans)
-  )
+
+  def draw(table, role, *shape_fans):
+    return np.var(INITIALIZATIONS[table][role](key, *shape_fans))
+
   qkv_fans = (D, H, K), D, H * K
   np.testing.assert_allclose(
     draw('tensor2tensor', 'attention_input', *qkv_fans),

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.nn import oracle
 
+from tests.nn import oracle
 from transformer_jax.config import ModelConfig
 from transformer_jax.nn import randomness
 from transformer_jax.nn.layers import Dropout
@@ -34,7 +34,7 @@ VARIANTS = {
   'fairseq': dict(initialization='fairseq'),
 }
 SOURCE_BS = np.array([[5, 6, 7, 2, 0, 0], [5, 9, 11, 12, 13, 2]], np.int32)
-TARGET_BT = np.array([[7, 8, 9, 10, 2], [5, 19, 2, 0, 0]], np.int32)
+TARGET_BT = jnp.array([[7, 8, 9, 10, 2], [5, 19, 2, 0, 0]], jnp.int32)
 
 
 def variant(name):
@@ -116,7 +116,7 @@ def test_no_target_token_sees_a_later_one(name):
     h_BTD = model.apply(
       {'params': changed}, source_BS, target_BT, method='hidden'
     )
-    return h_BTD[0, at, 0]
+    return jnp.asarray(h_BTD)[0, at, 0]
 
   # Token t is read at position t + 1: output 2 reads BOS and tokens 0 and 1.
   target_BT = np.array([[7, 8, 15, 16, 2]], np.int32)
@@ -139,7 +139,10 @@ def test_padding_and_batch_mates_change_nothing(name):
 def test_a_row_of_padding_gives_numbers():
   source_BS, target_BT = np.zeros((1, 4), np.int32), np.zeros((1, 3), np.int32)
   params = init(TINY)
-  loss = lambda p: jnp.sum(forward(TINY, p, source_BS, target_BT) ** 2)
+
+  def loss(p):
+    return jnp.sum(forward(TINY, p, source_BS, target_BT) ** 2)
+
   assert all(
     np.all(np.isfinite(g))
     for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params))
@@ -205,13 +208,16 @@ def test_bfloat16_computes_what_float32_does():
 
 def test_dropout_depends_on_key_and_site_alone():
   params = init(TINY)
-  run = lambda key, rate: forward(
-    TINY,
-    params,
-    SOURCE_BS,
-    TARGET_BT,
-    Dropout(randomness.seed_key(key), rate, 0.0, 0.0),
-  )
+
+  def run(key, rate):
+    return forward(
+      TINY,
+      params,
+      SOURCE_BS,
+      TARGET_BT,
+      Dropout(randomness.seed_key(key), rate, 0.0, 0.0),
+    )
+
   np.testing.assert_array_equal(run(0, 0.3), run(0, 0.3))
   assert not np.array_equal(run(0, 0.3), run(1, 0.3))
   np.testing.assert_allclose(

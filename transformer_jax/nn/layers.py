@@ -6,6 +6,7 @@ are no biases in attention, as in the authors' code (tensor2tensor's
 bias, the embeddings and the pre-softmax product have none.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Module(nn.Module):
   config: ModelConfig
 
   @property
-  def dtype(self) -> jnp.dtype:
+  def dtype(self) -> Any:
     return DTYPES[self.config.compute_dtype]
 
   def parameter(
@@ -56,7 +57,6 @@ class Module(nn.Module):
       shape: of the array.
       fans: fan-in and fan-out.
     """
-
     draw = INITIALIZATIONS[self.config.initialization][role]
     value = self.own(name, lambda key: draw(key, shape, *fans))
     return value.astype(self.dtype)
@@ -67,7 +67,8 @@ class Module(nn.Module):
     if self.has_variable('params', name):
       return self.get_variable('params', name)
     # The run's own key and the path, not Linen's key: that one counts calls.
-    key = self.scope.root.rngs['params'].as_jax_rng()
+    root: Any = self.scope
+    key = root.root.rngs['params'].as_jax_rng()
     key = randomness.at(key, '/'.join((*self.path, name)))
     return self.param(name, lambda _: draw(key))
 
@@ -120,7 +121,9 @@ class MultiHeadAttention(Module):
     q_BTHK = jnp.einsum('BTD,DHK->BTHK', x_BTD, self.w_q_DHK)
     drop = None
     if dropout is not None and self.config.attention_dropout:
-      drop = lambda w: randomness.dropout(w, dropout.key, dropout.attention)
+      drop = functools.partial(
+        randomness.dropout, key=dropout.key, rate=dropout.attention
+      )
     mixed_BTHE = attention.attention(
       q_BTHK,
       *keys_values,
@@ -266,9 +269,10 @@ class DecoderLayer(Module):
     h_BTD = self.self_attention_sum.enter(y_BTD)
     keys_values = self.self_attention.keys_values(h_BTD)
     if past is not None:
-      keys_values = tuple(
-        jax.lax.dynamic_update_slice_in_dim(old, new, past.index, axis=1)
-        for old, new in zip(past[:2], keys_values, strict=True)
+      k_BSHK, v_BSHE = keys_values
+      keys_values = (
+        jax.lax.dynamic_update_slice_in_dim(past.k_BSHK, k_BSHK, past.index, 1),
+        jax.lax.dynamic_update_slice_in_dim(past.v_BSHE, v_BSHE, past.index, 1),
       )
     h_BTD = self.self_attention.attend(h_BTD, keys_values, self_mask_BTS, site)
     y_BTD = self.self_attention_sum.leave(y_BTD, h_BTD, site)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,9 +118,9 @@ class Stack(Module):
     self,
     x_BTD: Array,
     apply: Callable,
-    inputs_N: object = None,
+    inputs_N: Any = None,
     dropout: Dropout | None = None,
-  ) -> tuple[Array, object]:
+  ) -> tuple[Array, Any]:
     """x through the layers, first to last.
 
     Args:
@@ -133,7 +133,6 @@ class Stack(Module):
     Returns:
       What the last layer gives, and what was kept, with a leading N.
     """
-
     one = self.layer(self.config, parent=None)
 
     def body(x_BTD, slice_N):
@@ -313,7 +312,11 @@ class Transformer(Module):
 def initial_params(
   config: ModelConfig, *, source_vocabulary: int, target_vocabulary: int
 ) -> Callable[[Array], dict]:
-  """key -> the parameters of a new model, float32; jit it (see `sharding`)."""
+  """key -> the parameters of a new model, float32; to be jitted."""
   model = Transformer(config, source_vocabulary, target_vocabulary)
   token = jnp.full((1, 1), BOS, jnp.int32)
-  return lambda key: model.init({'params': key}, token, token)['params']
+
+  def draw(key: Array) -> dict:
+    return dict(model.init({'params': key}, token, token)['params'])
+
+  return draw
