@@ -226,13 +226,13 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def number(value: float) -> str:
-  """Three digits or more, never an exponent.
+  """Three digits or more, never an exponent; a whole number as it is.
 
-  >>> number(8123.4), number(12.345), number(0.01234)
-  ('8,123', '12.3', '0.0123')
+  >>> number(8123.4), number(12.345), number(0.01234), number(32.0)
+  ('8,123', '12.3', '0.0123', '32')
   """
   size = abs(value)
-  if size >= 100 or size == 0:
+  if size >= 100 or value == int(value):
     return f'{value:,.0f}'
   digits = 1 if size >= 10 else 2 if size >= 1 else 4
   return f'{value:.{digits}f}'
