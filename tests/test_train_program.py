@@ -137,6 +137,6 @@ def test_kills_and_a_stop_leave_no_trace(cache, tmp_path):
 
 @pytest.mark.slow
 def test_twelve_kills_leave_no_trace(cache, tmp_path):
-  place = Place(tmp_path / 'run', 600, cache)
+  place = Place(tmp_path / 'run', 400, cache)
   kinds = ['random', 'save', 'start', 'random'] * 3
   interrupted_run(place, [*kinds, 'term'], seed=1)
