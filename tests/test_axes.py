@@ -11,7 +11,14 @@ from experiments.presets import PRESETS
 from transformer_jax.config import FIELDS, Config, override
 from transformer_jax.data.batches import Batch
 from transformer_jax.inference.translate import STRATEGIES
-from transformer_jax.nn import initializers, layers, randomness, transformer
+from transformer_jax.nn import (
+  attention,
+  initializers,
+  layers,
+  positions,
+  randomness,
+  transformer,
+)
 from transformer_jax.training import optim
 from transformer_jax.training.state import (
   State,
@@ -21,6 +28,9 @@ from transformer_jax.training.state import (
 )
 
 TABLES = {
+  'model.score': (attention.SCORES,),
+  'model.scale': (attention.SCALES,),
+  'model.position_join': (positions.JOINS,),
   'model.norm_order': (layers.ENTER, layers.LEAVE),
   'model.activation': (layers.ACTIVATIONS,),
   'model.position': (transformer.POSITIONS,),

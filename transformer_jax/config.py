@@ -43,6 +43,21 @@ class ModelConfig:
   heads: int = number(8, 'H, attention heads (3.2.2)')
   d_k: int = number(64, 'K, width of queries and keys per head (3.2.2)')
   d_v: int = number(64, 'E, width of values per head (3.2.2)')
+  score: str = choice(
+    'dot',
+    'additive',
+    'general',
+    'cosine',
+    'uniform',
+    help='how well a key answers a query (3.2.1; Bahdanau; Luong); uniform '
+    'does not look at all, the negative control',
+  )
+  scale: str = choice(
+    'rsqrt_d_k',
+    'none',
+    'inverse_d_k',
+    help='factor on the scores of every attention (3.2.1)',
+  )
   norm_order: str = choice(
     'post', 'pre', help='norm after the residual sum (3.1), or before'
   )
@@ -51,6 +66,14 @@ class ModelConfig:
   )
   position: str = choice(
     'sinusoid', 'learned', 'none', help='position code (3.5; Table 3 E)'
+  )
+  position_join: str = choice(
+    'add',
+    'concat_project',
+    'concat_random',
+    'add_mapped',
+    help='x + p (3.5); [x; p] W from W = [I; I], where it is the sum, or from '
+    'a random W; x + p W, a control',
   )
   max_positions: int = number(
     512, 'rows of a learned position table; a sinusoid has no limit'

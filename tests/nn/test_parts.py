@@ -77,6 +77,61 @@ def test_attention_and_its_gradient_are_those_of_jax():
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_additive_and_general_scores_are_their_formulas():
+  q, k, _ = qkv()
+  rng = np.random.default_rng(3)
+  w_HK, w_HKL = rng.normal(size=(3, 4)), rng.normal(size=(3, 4, 4))
+  additive = attention.additive_scores(q, k, jnp.asarray(w_HK), scale=0.7)
+  general = attention.general_scores(q, k, jnp.asarray(w_HKL), scale=0.7)
+  for b, h, t, s in [(0, 0, 0, 0), (1, 2, 4, 6), (0, 1, 3, 2)]:
+    q_K, k_K = np.float64(q[b, t, h]), np.float64(k[b, s, h])
+    np.testing.assert_allclose(
+      additive[b, h, t, s], 0.7 * w_HK[h] @ np.tanh(q_K + k_K), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+      general[b, h, t, s], 0.7 * q_K @ w_HKL[h] @ k_K, rtol=1e-5
+    )
+
+
+def test_cosine_scores_ignore_lengths_and_uniform_scores_everything():
+  q, k, _ = qkv()
+  cosine = attention.cosine_scores(q, k, scale=2.0)
+  np.testing.assert_allclose(
+    cosine, attention.cosine_scores(q * 9, k * 3, scale=2.0), rtol=1e-4
+  )
+  assert np.all(np.abs(cosine) <= 2.0)
+  assert not np.any(attention.uniform_scores(q, k, scale=2.0))
+
+
+@pytest.mark.parametrize('d_k', [16, 64, 256, 1024])
+def test_dot_products_of_unit_variance_have_variance_d_k(d_k):
+  """Footnote 4; the scale 1/sqrt(d_k) brings them back to one."""
+  keys = [randomness.seed_key(seed) for seed in (0, 1)]
+  q, k = (randomness.normal(key, (1, 200, 1, d_k)) for key in keys)
+  for name, variance in [
+    ('none', d_k),
+    ('rsqrt_d_k', 1),
+    ('inverse_d_k', 1 / d_k),
+  ]:
+    scores = attention.dot_scores(q, k, scale=attention.SCALES[name](d_k))
+    np.testing.assert_allclose(np.var(scores), variance, rtol=0.1)
+
+
+def test_softmax_passes_less_gradient_as_scores_grow():
+  """Norm of the Jacobian of softmax over 64 keys, unscaled dot products."""
+  norms = []
+  for d_k in (4, 16, 64, 256, 1024):
+    keys = [randomness.seed_key(seed) for seed in (2, 3)]
+    q = randomness.normal(keys[0], (1, 32, 1, d_k))
+    k = randomness.normal(keys[1], (1, 64, 1, d_k))
+    scores_TS = attention.dot_scores(q, k, scale=1.0)[0, 0]
+    jacobian_TSS = jax.vmap(jax.jacobian(jax.nn.softmax))(scores_TS)
+    norms.append(float(jnp.mean(jnp.sqrt(jnp.sum(jacobian_TSS**2, (1, 2))))))
+  # It rises while weights leave evenness, then falls as they saturate.
+  assert norms[-1] < norms[-2] < norms[-3]
+  assert norms[-1] < max(norms) / 2
+
+
 def test_dropout_rate_and_expectation():
   key = randomness.seed_key(3)
   x = jnp.ones((64, 32, 128))

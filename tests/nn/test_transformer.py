@@ -32,6 +32,15 @@ VARIANTS = {
   'gelu': dict(activation='gelu'),
   'unscaled-embedding': dict(embedding_scale='none'),
   'fairseq': dict(initialization='fairseq'),
+  'additive': dict(score='additive', scale='none'),
+  'general': dict(score='general'),
+  'cosine': dict(score='cosine', scale='none'),
+  'uniform': dict(score='uniform'),
+  'unscaled': dict(scale='none'),
+  'inverse': dict(scale='inverse_d_k'),
+  'concat': dict(position_join='concat_project'),
+  'concat-random': dict(position_join='concat_random'),
+  'add-mapped': dict(position_join='add_mapped'),
 }
 SOURCE_BS = np.array([[5, 6, 7, 2, 0, 0], [5, 9, 11, 12, 13, 2]], np.int32)
 TARGET_BT = jnp.array([[7, 8, 9, 10, 2], [5, 19, 2, 0, 0]], jnp.int32)
@@ -261,3 +270,15 @@ def test_parameter_counts_are_those_of_table_3(millions, changes):
 def test_big_has_the_published_count_with_a_smaller_vocabulary_only():
   assert round(parameters(41_100, **BIG)) == 218
   assert round(parameters(35_800, **BIG)) == 213
+
+
+def test_a_neutral_start_is_the_papers_model():
+  """[I; I] concatenates to the sum; a bilinear score with W = I is dot."""
+  wanted = forward(TINY, init(TINY), SOURCE_BS, TARGET_BT)
+  for name in ('concat', 'add-mapped', 'general'):
+    config = variant(name)
+    found = forward(config, init(config), SOURCE_BS, TARGET_BT)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+  config = variant('concat-random')
+  found = forward(config, init(config), SOURCE_BS, TARGET_BT)
+  assert not np.allclose(found, wanted, atol=1e-2)

@@ -4,6 +4,7 @@ Letters: B batch, T queries, S keys, H heads, K width of a key, E of a value.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +15,136 @@ from jax import Array
 MASKED = -1e30
 
 
-def dot_scores(q_BTHK: Array, k_BSHK: Array) -> Array:
-  """q . k for every query and key of each head.
+def dot_scores(
+  q_BTHK: Array, k_BSHK: Array, w: None = None, *, scale: Array | float
+) -> Array:
+  """scale * q . k for every query and key of each head.
+
+  The scale goes into q, which is smaller than the scores.
 
   Args:
-    q_BTHK: queries, already times the scale 1/sqrt(d_k) of eq. 1.
+    q_BTHK: queries.
     k_BSHK: keys.
+    w: this score has no parameter.
+    scale: the paper's is K**-0.5, so that scores of independent q and k of
+      unit variance have unit variance, and not K.
 
   Returns:
     float32 scores_BHTS.
 
-  Reference: section 3.2.1, eq. 1.
+  Reference: section 3.2.1, eq. 1 and footnote 4.
   """
+  q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype)
   return jnp.einsum(
     'BTHK,BSHK->BHTS', q_BTHK, k_BSHK, preferred_element_type=jnp.float32
   )
+
+
+def additive_scores(
+  q_BTHK: Array, k_BSHK: Array, w_HK: Array, *, scale: Array | float
+) -> Array:
+  """scale * sum_K w tanh(q + k): a feed-forward network scores each pair.
+
+  Args:
+    q_BTHK: queries.
+    k_BSHK: keys.
+    w_HK: the output layer of the network, one a head.
+    scale: Bahdanau et al. have none (1).
+
+  Returns:
+    float32 scores_BHTS. On the way it holds B*T*S*H*K numbers.
+
+  Reference: Bahdanau et al. 2015, appendix A.1.2; section 3.2.1 here.
+  """
+  hidden_BTSHK = jnp.tanh(q_BTHK[:, :, None] + k_BSHK[:, None])
+  return jnp.einsum(
+    'BTSHK,HK->BHTS',
+    hidden_BTSHK,
+    w_HK * jnp.asarray(scale, w_HK.dtype),
+    preferred_element_type=jnp.float32,
+  )
+
+
+def general_scores(
+  q_BTHK: Array, k_BSHK: Array, w_HKL: Array, *, scale: Array | float
+) -> Array:
+  """scale * q W k of each head: the dot product, seen through a matrix.
+
+  Args:
+    q_BTHK: queries.
+    k_BSHK: keys; their axis K is called L beside that of the queries.
+    w_HKL: one matrix a head.
+    scale: as in `dot_scores`.
+
+  Returns:
+    float32 scores_BHTS.
+
+  Reference: Luong et al. 2015, eq. 8, `general`.
+  """
+  seen_BTHL = jnp.einsum('BTHK,HKL->BTHL', q_BTHK, w_HKL)
+  return dot_scores(seen_BTHL, k_BSHK, scale=scale)
+
+
+def cosine_scores(
+  q_BTHK: Array, k_BSHK: Array, w: None = None, *, scale: Array | float
+) -> Array:
+  """scale * cos(q, k): the dot product without the lengths.
+
+  Args:
+    q_BTHK: queries.
+    k_BSHK: keys.
+    w: this score has no parameter.
+    scale: scores lie in +-scale; at 1 or less, weights are nearly even.
+
+  Returns:
+    float32 scores_BHTS.
+
+  Reference: Graves et al. 2014, eq. 6.
+  """
+  q_BTHK, k_BSHK = (
+    x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-6)
+    for x in (q_BTHK, k_BSHK)
+  )
+  return dot_scores(q_BTHK, k_BSHK, scale=scale)
+
+
+def uniform_scores(
+  q_BTHK: Array, k_BSHK: Array, w: None = None, *, scale: Array | float
+) -> Array:
+  """0 for every pair: the mean of the values, whatever they hold.
+
+  The negative control: attention that does not look.
+
+  Returns:
+    float32 scores_BHTS, all zero.
+  """
+  del w, scale
+  B, T, H, _ = q_BTHK.shape
+  return jnp.zeros((B, H, T, k_BSHK.shape[1]), jnp.float32)
+
+
+class Score(NamedTuple):
+  """How well a key answers a query, and the parameter that it needs."""
+
+  scores: Callable[..., Array]
+  parameter: str = ''  # its name, with letters of H, K, L = K; or none
+
+
+# score: each (q_BTHK, k_BSHK, w, scale=) -> scores_BHTS.
+SCORES = {
+  'dot': Score(dot_scores),
+  'additive': Score(additive_scores, 'w_score_HK'),
+  'general': Score(general_scores, 'w_score_HKL'),
+  'cosine': Score(cosine_scores),
+  'uniform': Score(uniform_scores),
+}
+
+# scale: d_k -> the factor on the scores (3.2.1).
+SCALES = {
+  'rsqrt_d_k': lambda d_k: d_k**-0.5,
+  'none': lambda d_k: 1.0,
+  'inverse_d_k': lambda d_k: 1.0 / d_k,
+}
 
 
 def attention_weights(scores_BHTS: Array, mask_BTS: Array) -> Array:
@@ -52,16 +168,20 @@ def attention(
   mask_BTS: Array,
   *,
   scale: Array | float,
+  scores: Callable[..., Array] = dot_scores,
+  w: Array | None = None,
   drop_weights: Callable[[Array], Array] | None = None,
 ) -> Array:
-  """softmax(scale * q k^T) v of each head.
+  """softmax(scale * scores(q, k)) v of each head.
 
   Args:
     q_BTHK: queries.
     k_BSHK: keys.
     v_BSHE: values; E need not equal K.
     mask_BTS: bool, true where a query may see a key; axes of size 1 repeat.
-    scale: multiplies the scores, by way of q; the paper's is K**-0.5.
+    scale: multiplies the scores; the paper's is K**-0.5.
+    scores: one of SCORES, or any function of (q, k, w, scale=).
+    w: the parameter of the scores, if they have one.
     drop_weights: dropout on the weights, if any.
 
   Returns:
@@ -78,8 +198,8 @@ def attention(
 
   Reference: section 3.2.1, eq. 1.
   """
-  q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype)
-  weights_BHTS = attention_weights(dot_scores(q_BTHK, k_BSHK), mask_BTS)
+  scores_BHTS = scores(q_BTHK, k_BSHK, w, scale=scale)
+  weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
   if drop_weights is not None:
     weights_BHTS = drop_weights(weights_BHTS)
   return jnp.einsum(

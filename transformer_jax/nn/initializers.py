@@ -48,8 +48,27 @@ def glorot(gain: float = 1.0) -> Draw:
   return uniform(lambda i, o: gain * math.sqrt(6 / (i + o)))
 
 
+def identity() -> Draw:
+  """The unit matrix, of each head where there are heads."""
+
+  def draw(key, shape, fan_in, fan_out):
+    del key, fan_in, fan_out
+    return jnp.broadcast_to(jnp.eye(*shape[-2:], dtype=jnp.float32), shape)
+
+  return draw
+
+
 _NORMAL_OUT = normal(lambda fan_in, fan_out: fan_out**-0.5)
 _FAN_IN = uniform(lambda fan_in, fan_out: fan_in**-0.5)
+
+# What no published recipe speaks of starts alike in all of them: where an axis
+# adds a matrix to the paper's model, at the paper's model if there is a way.
+_ADDED = {
+  'w_score_HK': normal(lambda fan_in, fan_out: fan_in**-0.5),
+  'w_score_HKL': identity(),
+  'join_identity': identity(),
+  'join_random': glorot(),
+}
 
 # {initialization: {what a parameter is for: its distribution}}
 INITIALIZATIONS: dict[str, dict[str, Draw]] = {
@@ -63,6 +82,7 @@ INITIALIZATIONS: dict[str, dict[str, Draw]] = {
     'embedding': _NORMAL_OUT,
     'unembedding': _NORMAL_OUT,
     'positions': _NORMAL_OUT,
+    **_ADDED,
   },
   # Queries, keys and values of half the variance and a feed-forward of fan-in
   # bounds: branches start smaller against the residual, and post-norm trains.
@@ -74,5 +94,6 @@ INITIALIZATIONS: dict[str, dict[str, Draw]] = {
     'embedding': _NORMAL_OUT,
     'unembedding': _NORMAL_OUT,
     'positions': _NORMAL_OUT,
+    **_ADDED,
   },
 }

@@ -103,6 +103,14 @@ class MultiHeadAttention(Module):
     self.w_o_HED = self.parameter(
       'w_o_HED', 'attention_output', (H, E, D), (H * E, D)
     )
+    score = attention.SCORES[c.score]
+    self.w_score = None
+    if score.parameter:
+      sizes = dict(H=H, K=K, L=K)
+      shape = tuple(sizes[axis] for axis in score.parameter.rpartition('_')[2])
+      self.w_score = self.parameter(
+        score.parameter, score.parameter, shape, (K, K)
+      )
 
   def keys_values(self, y_BSD: Array) -> tuple[Array, Array]:
     """k_BSHK and v_BSHE of what is attended to."""
@@ -128,7 +136,9 @@ class MultiHeadAttention(Module):
       q_BTHK,
       *keys_values,
       mask_BTS,
-      scale=self.config.d_k**-0.5,
+      scale=attention.SCALES[self.config.scale](self.config.d_k),
+      scores=attention.SCORES[self.config.score].scores,
+      w=self.w_score,
       drop_weights=drop,
     )
     return jnp.einsum('BTHE,HED->BTD', mixed_BTHE, self.w_o_HED)

@@ -1,5 +1,8 @@
 """Position codes: where in the sentence a token stands (pure; section 3.5)."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -38,6 +41,62 @@ def sinusoid_TD(length: int, d_model: int) -> np.ndarray:
   return table.reshape(length, d_model).astype(np.float32)
 
 
-def add_positions(x_BTD: Array, p_TD: Array) -> Array:
-  """x + p, the paper's way of joining token and position (3.5)."""
-  return x_BTD + jnp.asarray(p_TD, x_BTD.dtype)[None]
+class Join(NamedTuple):
+  """How token and position become one vector.
+
+  join: (x_BTD, p_TD, w_token_DD, w_position_DD) -> [B, T, D]; a matrix that
+    `maps` does not name is None.
+  maps: the matrices that it needs.
+  role: what they are for, to be drawn by.
+  """
+
+  join: Callable[..., Array]
+  maps: tuple[str, ...] = ()
+  role: str = ''
+
+
+def add(x_BTD: Array, p_TD: Array, *_: None) -> Array:
+  """x + p, the paper's way (3.5).
+
+  Sums can collide, concatenations cannot:
+
+  >>> x = jnp.array([[[1, 2, 3], [3, 2, 1]]])
+  >>> p = jnp.array([[3, 2, 1], [1, 2, 3]])
+  >>> add(x, p).tolist()
+  [[[4, 4, 4], [4, 4, 4]]]
+  """
+  return x_BTD + p_TD[None]
+
+
+def concat_project(
+  x_BTD: Array, p_TD: Array, w_token_DD: Array, w_position_DD: Array
+) -> Array:
+  """[x; p] W, where W is w_token above w_position: x w_token + p w_position.
+
+  At W = [I; I] it is `add`.
+  """
+  return (
+    jnp.einsum('BTD,DC->BTC', x_BTD, w_token_DD)
+    + jnp.einsum('TD,DC->TC', p_TD, w_position_DD)[None]
+  )
+
+
+def add_mapped(
+  x_BTD: Array, p_TD: Array, w_token_DD: None, w_position_DD: Array
+) -> Array:
+  """x + p W: a learned map of the position alone, then the sum."""
+  del w_token_DD
+  return x_BTD + jnp.einsum('TD,DC->TC', p_TD, w_position_DD)[None]
+
+
+# position_join (3.5): does adding lose what concatenating would keep?
+JOINS = {
+  'add': Join(add),
+  'concat_project': Join(
+    concat_project, ('w_token_DD', 'w_position_DD'), 'join_identity'
+  ),
+  'concat_random': Join(
+    concat_project, ('w_token_DD', 'w_position_DD'), 'join_random'
+  ),
+  'add_mapped': Join(add_mapped, ('w_position_DD',), 'join_identity'),
+}

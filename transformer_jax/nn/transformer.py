@@ -77,20 +77,28 @@ POSITIONS = {
 
 
 class Positions(Module):
-  """Adds the position code to the embeddings (3.5)."""
+  """Joins the position code to the embeddings (3.5)."""
 
   def setup(self):
     c = self.config
     if c.position == 'learned':
       shape = (c.max_positions, c.d_model)
       self.w_TD = self.parameter('w_TD', 'positions', shape, shape)
+    join, D = positions.JOINS[c.position_join], c.d_model
+    maps = {
+      name: self.parameter(name, join.role, (D, D), (D, D))
+      for name in join.maps
+    }
+    self.w_token_DD = maps.get('w_token_DD')
+    self.w_position_DD = maps.get('w_position_DD')
 
   def __call__(self, x_BTD: Array, start: Array | int, length: int) -> Array:
     """x, standing at positions start, start + 1, ... below `length`."""
     table = POSITIONS[self.config.position]
     table_TD = jnp.asarray(table(self, length), self.dtype)
     rows_TD = jax.lax.dynamic_slice_in_dim(table_TD, start, x_BTD.shape[1])
-    return positions.add_positions(x_BTD, rows_TD)
+    join = positions.JOINS[self.config.position_join].join
+    return join(x_BTD, rows_TD, self.w_token_DD, self.w_position_DD)
 
 
 # layer_loop: how many of N layers are written out in the program at a time.
