@@ -12,7 +12,6 @@ with flipped bits without a word; the manifest is what notices.
 """
 
 import concurrent.futures
-import logging
 import math
 import os
 import pathlib
@@ -26,7 +25,7 @@ import jax
 import numpy as np
 
 from transformer_jax.config import ConfigError
-from transformer_jax.training import manifest
+from transformer_jax.training import manifest, noise
 
 SAVING = '.saving'
 REMOVED = '.removed'
@@ -39,21 +38,11 @@ class CheckpointError(ConfigError):
   """A checkpoint that cannot be written or read; one line with the reason."""
 
 
-class _RepeatedTracebacks(logging.Filter):
-  """Orbax logs three pages for an error that it also raises."""
-
-  def filter(self, record: logging.LogRecord) -> bool:
-    return '_SignalingThread.run() raised' not in str(record.msg)
-
-
 def _orbax() -> Any:
   # Imported late: it takes a second that reading a config need not wait for.
   from orbax.checkpoint import v1
 
-  quiet = _RepeatedTracebacks
-  absl_logger = logging.getLogger('absl')
-  if not any(isinstance(old, quiet) for old in absl_logger.filters):
-    absl_logger.addFilter(quiet())
+  noise.keep_out()
   return v1
 
 
