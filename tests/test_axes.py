@@ -43,8 +43,9 @@ TABLES = {
 }
 # How it is computed, not what: these must change nothing.
 NEUTRAL = {'model.remat', 'model.layer_loop'}
+QUICK = {'model.score', 'model.scale', 'model.position_join'}
 CHOICES = [
-  (path, choice)
+  pytest.param(path, choice, marks=() if path in QUICK else pytest.mark.slow)
   for path, field in FIELDS.items()
   if path.startswith(('model.', 'optim.'))
   for choice in (field.choices or ())[1:]
