@@ -131,31 +131,52 @@ def projected_cross_entropy(
 
 
 def _forward(h_MD, w_VD, targets_M, smoothing, chunk):
+  """Sums and gradients in one pass over the chunks.
+
+  With e = exp(logits - max) and z its sum, dlogits = e / z - q. The part of q
+  is not worth an array [chunk, V]: what is on the target is a row of w for
+  dh and a row of h for dw, what is even is the mean of w and the sum of h.
+  """
   V = w_VD.shape[0]
+  mean_w_D = jnp.mean(w_VD.astype(jnp.float32), axis=0)
 
   def body(carry, slice_):
     sums, dw_VD = carry
     h_CD, targets_C = slice_
     logits_CV = _logits(h_CD, w_VD)
     losses = token_losses(logits_CV, targets_C, smoothing=smoothing)
+    # The same exponentials as in `token_losses`: XLA makes them once.
+    maximum_C1 = jnp.max(logits_CV, axis=-1, keepdims=True)
+    e_CV = jnp.exp(logits_CV - maximum_C1)
+    z_C1 = jnp.sum(e_CV, axis=-1, keepdims=True)
+    e_CV = e_CV.astype(w_VD.dtype)
     scored_C1 = (targets_C != PAD).astype(jnp.float32)[:, None]
-    target_CV = (targets_C[:, None] == jnp.arange(V)[None]).astype(jnp.float32)
-    q_CV = (1 - smoothing) * target_CV + smoothing / V
-    dlogits_CV = (jax.nn.softmax(logits_CV, axis=-1) - q_CV) * scored_C1
-    dlogits_CV = dlogits_CV.astype(h_CD.dtype)
-    dh_CD = jnp.einsum('CV,VD->CD', dlogits_CV, w_VD)
-    dw_VD += jnp.einsum(
-      'CV,CD->VD', dlogits_CV, h_CD, preferred_element_type=jnp.float32
+
+    mixed_CD = jnp.einsum(
+      'CV,VD->CD', e_CV, w_VD, preferred_element_type=jnp.float32
     )
+    target_CD = jnp.take(w_VD, targets_C, axis=0).astype(jnp.float32)
+    dh_CD = mixed_CD / z_C1 - (1 - smoothing) * target_CD
+    dh_CD = (dh_CD - smoothing * mean_w_D[None]) * scored_C1
+
+    h_CD = h_CD.astype(jnp.float32) * scored_C1
+    dw_VD += jnp.einsum(
+      'CV,CD->VD',
+      e_CV,
+      (h_CD / z_C1).astype(w_VD.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    dw_VD = dw_VD.at[targets_C].add(-(1 - smoothing) * h_CD)
     sums = jax.tree.map(jnp.add, sums, _sums(losses, targets_C))
-    return (sums, dw_VD), dh_CD
+    return (sums, dw_VD), (dh_CD.astype(w_VD.dtype), jnp.sum(h_CD, axis=0))
 
   zero = LossSums(*[jnp.zeros((), jnp.float32)] * 4)
   start = (zero, jnp.zeros(w_VD.shape, jnp.float32))
-  (sums, dw_VD), dh_CCD = jax.lax.scan(
+  (sums, dw_VD), (dh_NCD, h_ND) = jax.lax.scan(
     body, start, _chunks(h_MD, targets_M, chunk)
   )
-  dh_MD = dh_CCD.reshape(-1, h_MD.shape[1])[: h_MD.shape[0]]
+  dw_VD -= smoothing / V * jnp.sum(h_ND, axis=0)[None]
+  dh_MD = dh_NCD.reshape(-1, h_MD.shape[1])[: h_MD.shape[0]]
   return sums, (dh_MD, dw_VD.astype(w_VD.dtype))
 
 
