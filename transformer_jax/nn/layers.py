@@ -129,9 +129,7 @@ class MultiHeadAttention(Module):
     q_BTHK = jnp.einsum('BTD,DHK->BTHK', x_BTD, self.w_q_DHK)
     drop = None
     if dropout is not None and self.config.attention_dropout:
-      drop = functools.partial(
-        randomness.dropout, key=dropout.key, rate=dropout.attention
-      )
+      drop = functools.partial(_drop_weights, dropout)
     mixed_BTHE = attention.attention(
       q_BTHK,
       *keys_values,
@@ -142,6 +140,10 @@ class MultiHeadAttention(Module):
       drop_weights=drop,
     )
     return jnp.einsum('BTHE,HED->BTD', mixed_BTHE, self.w_o_HED)
+
+
+def _drop_weights(dropout: Dropout, weights_BHTS: Array) -> Array:
+  return randomness.dropout(weights_BHTS, dropout.key, dropout.attention)
 
 
 class FeedForward(Module):

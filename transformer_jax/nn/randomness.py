@@ -109,13 +109,14 @@ def grid(shape: tuple[int, ...]) -> list[Array]:
   ]
 
 
+@jax.custom_vjp
 def dropout(x: Array, key: Array, rate: Array | float) -> Array:
   """x with each element zeroed at probability `rate`, else divided by 1-rate.
 
   Args:
     x: any shape; the element's coordinates pick its bits.
     key: uint32 [2], of this dropout site.
-    rate: in [0, 1), a number or a traced scalar.
+    rate: in [0, 1), a number or a traced scalar; no gradient flows to it.
 
   Returns:
     An array like x whose expectation is x (Srivastava et al. 2014; 5.4).
@@ -125,3 +126,17 @@ def dropout(x: Array, key: Array, rate: Array | float) -> Array:
   kept = bits >= (rate * 2.0**32).astype(jnp.uint32)
   factor = (1.0 / (1.0 - rate)).astype(x.dtype)
   return jnp.where(kept, x * factor, jnp.zeros((), x.dtype))
+
+
+def _dropout_forward(x, key, rate):
+  return dropout(x, key, rate), (key, rate)
+
+
+def _dropout_backward(saved, cotangent):
+  # The bits are drawn again: cheaper than a mask that is kept. The barrier
+  # makes the result once, not once for each product that it goes into.
+  key, rate = saved
+  return jax.lax.optimization_barrier(dropout(cotangent, key, rate)), None, None
+
+
+dropout.defvjp(_dropout_forward, _dropout_backward)
