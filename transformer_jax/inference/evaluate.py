@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from transformer_jax.config import Config, ConfigError
-from transformer_jax.data.batches import Batch, Corpus
+from transformer_jax.data.batches import Corpus
 from transformer_jax.data.tokens import PAD, Vocabularies
 from transformer_jax.inference.grouping import (
   encode,
@@ -89,13 +89,19 @@ def _apply(
 
 
 def summarise(rows: Iterable[RowSums]) -> Scores:
-  """Scores of all rows, summed in float64 on the host."""
+  """Scores of all rows, summed in float64 on the host.
+
+  Raises:
+    ConfigError: when there is no target token.
+  """
   kept = [jax.device_get(row) for row in rows]
   loss_n, correct_n, tokens_n = (
     np.concatenate(column).astype(np.float64)
     for column in zip(*kept, strict=True)
   )
   tokens, sentences = tokens_n.sum(), np.count_nonzero(tokens_n)
+  if not sentences:
+    raise ConfigError('there is no target token to evaluate')
   exact = np.count_nonzero((tokens_n > 0) & (correct_n == tokens_n))
   loss = loss_n.sum() / tokens
   return Scores(
@@ -107,26 +113,6 @@ def summarise(rows: Iterable[RowSums]) -> Scores:
     tokens=int(tokens),
     sentences=int(sentences),
   )
-
-
-def score_batches(
-  model: Transformer, params: Params, batches: Iterable[Batch]
-) -> Scores:
-  """Scores of held-out batches.
-
-  Args:
-    model: an encoder-decoder.
-    params: its parameters.
-    batches: arrays of the host or of devices; rows of zeros do not count.
-
-  Raises:
-    ConfigError: when there is no target token.
-  """
-  # All steps are dispatched before the first result is waited for.
-  rows = [row_sums(model, params, *batch) for batch in batches]
-  if not any(np.any(row.tokens_B) for row in rows):
-    raise ConfigError('there is no target token to evaluate')
-  return summarise(rows)
 
 
 class PairScore(NamedTuple):
@@ -181,7 +167,7 @@ def score_pairs(
 
 
 def scores_of_pairs(pairs: Sequence[PairScore]) -> Scores:
-  """The same numbers as `score_batches` gives for these pairs."""
+  """Scores of these pairs, all of them together; see `summarise`."""
   columns = np.array(pairs, np.float64).reshape(-1, 3).T
   return summarise([RowSums(-columns[0], columns[1], columns[2])])
 
