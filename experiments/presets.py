@@ -79,7 +79,7 @@ TINY: dict[str, int | float | str] = {
   'model.heads': 4,
   'model.d_k': 32,
   'model.d_v': 32,
-  # The authors' Glorot stalls here: see README.
+  # As the recipe's own code starts; see `initializers.INITIALIZATIONS`.
   'model.initialization': 'fairseq',
   'model.dropout': 0.3,
   'optim.schedule': 'inverse_sqrt',

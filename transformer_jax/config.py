@@ -91,7 +91,7 @@ class ModelConfig:
     'tensor2tensor',
     'fairseq',
     help='Glorot everywhere, as the authors; or smaller queries, keys, '
-    'values and feed-forward, which post-norm on small data needs',
+    'values and feed-forward, as fairseq has them',
   )
   dropout: float = number(
     0.1, 'P_drop on sub-layer outputs and on the embedding sum (5.4)'

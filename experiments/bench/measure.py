@@ -6,7 +6,6 @@ the median over the rounds, its spread the fastest and the slowest one.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -16,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from transformer_jax.training import record
 
 # Threads of one library spin for a while after their work is done, and would
 # take that time from the next one's.
@@ -182,16 +183,10 @@ def cpu_model() -> str:
 
 def machine() -> dict[str, str]:
   """What a figure of speed depends on, besides the program."""
-  versions = {}
-  for package in PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      versions[package] = 'absent'
   found = dict(
     cpu=f'{cpu_model()}, {cores()} cores to use',
     python=platform.python_version(),
-    **versions,
+    **record.versions(PACKAGES),
     xla_flags=os.environ.get('XLA_FLAGS', 'none'),
   )
   if hasattr(os, 'getloadavg'):

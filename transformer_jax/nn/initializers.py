@@ -85,7 +85,7 @@ INITIALIZATIONS: dict[str, dict[str, Draw]] = {
     **_ADDED,
   },
   # Queries, keys and values of half the variance and a feed-forward of fan-in
-  # bounds: branches start smaller against the residual, and post-norm trains.
+  # bounds: branches start smaller against the residual.
   'fairseq': {
     'attention_input': glorot(2**-0.5),
     'attention_output': glorot(),

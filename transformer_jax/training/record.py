@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from transformer_jax import config as config_lib
@@ -31,10 +31,10 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
   os.replace(beside, path)
 
 
-def versions() -> dict[str, str]:
-  """Installed version of each package that a result may depend on."""
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+  """Installed version of each package; by default what a result depends on."""
   found = {}
-  for package in PACKAGES:
+  for package in packages:
     try:
       found[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -16,7 +16,7 @@ from transformer_jax.training import optim
 from transformer_jax.training.loss import LossSums, projected_cross_entropy
 
 # Largest share of the logits that exists at once, in numbers: 32 MiB of
-# float32, measured fastest between 8 and 128 MiB on a CPU.
+# float32. On a CPU parts of 5 to 80 MiB took the same time within its noise.
 LOGITS_AT_ONCE = 1 << 23
 
 
