@@ -13,6 +13,7 @@ from transformer_jax.data.batches import Batch
 from transformer_jax.inference.translate import STRATEGIES
 from transformer_jax.nn import (
   attention,
+  implementations,
   initializers,
   layers,
   positions,
@@ -37,12 +38,17 @@ TABLES = {
   'model.embedding_scale': (transformer.EMBEDDING_SCALES,),
   'model.initialization': (initializers.INITIALIZATIONS,),
   'model.compute_dtype': (layers.DTYPES,),
+  'model.attention_implementation': (implementations.IMPLEMENTATIONS,),
   'model.layer_loop': (transformer.LAYER_LOOPS,),
   'optim.schedule': (optim.SCHEDULES,),
   'decode.strategy': (STRATEGIES,),
 }
 # How it is computed, not what: these must change nothing.
-NEUTRAL = {'model.remat', 'model.layer_loop'}
+NEUTRAL = {
+  'model.remat',
+  'model.layer_loop',
+  'model.attention_implementation',
+}
 QUICK = {'model.score', 'model.scale', 'model.position_join'}
 CHOICES = [
   pytest.param(path, choice, marks=() if path in QUICK else pytest.mark.slow)

@@ -104,6 +104,13 @@ class ModelConfig:
   remat: str = choice(
     'none', 'layer', help='recompute each layer in the backward pass'
   )
+  attention_implementation: str = choice(
+    'auto',
+    'naive',
+    help='the program that computes attention: by platform, or the formula '
+    'as it stands, which holds all B*H*T*S weights',
+    affects='run',
+  )
   layer_loop: str = choice(
     'scan',
     'unroll',

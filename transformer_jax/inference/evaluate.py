@@ -24,6 +24,7 @@ from transformer_jax.inference.grouping import (
   pad,
 )
 from transformer_jax.inference.translate import translate_sentences
+from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training.loss import TokenLosses, token_losses
 from transformer_jax.training.state import loss_chunk
@@ -247,9 +248,11 @@ def greedy_bleu(
   ) -> float:
     vocabularies = corpus.vocabularies
     sizes = vocabularies.source.size, vocabularies.target.size
+    platform = jax.local_devices()[0].platform
+    attend = implementations.choose(config.model, platform=platform)
     sources, references = zip(*pairs, strict=True)
     found = translate_sentences(
-      Transformer(config.model, *sizes),
+      Transformer(config.model, *sizes, attend),
       params,
       sources,
       vocabularies=vocabularies,

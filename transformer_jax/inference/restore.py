@@ -65,7 +65,7 @@ def load_run(workdir: str, config: Config) -> Run:
   import jax
 
   from transformer_jax.data.tokens import load_vocabularies
-  from transformer_jax.nn import randomness
+  from transformer_jax.nn import implementations, randomness
   from transformer_jax.nn.transformer import Transformer, initial_params
   from transformer_jax.training.checkpoint import Checkpoints, average
 
@@ -89,7 +89,9 @@ def load_run(workdir: str, config: Config) -> Run:
   )
   like = jax.eval_shape(draw, randomness.seed_key(0))
   params = average(checkpoints.restore_params(like, step) for step in steps)
-  model = Transformer(config.model, *sizes)
+  platform = jax.local_devices()[0].platform
+  attend = implementations.choose(config.model, platform=platform)
+  model = Transformer(config.model, *sizes, attend)
   return Run(config, model, jax.device_put(params), vocabularies, steps)
 
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from transformer_jax.nn import randomness
+
 # A masked score. Finite, so that a row without any key (a row of padding)
 # gives even weights and no NaN, forward or backward.
 MASKED = -1e30
@@ -26,15 +28,16 @@ def dot_scores(
     q_BTHK: queries.
     k_BSHK: keys.
     w: this score has no parameter.
-    scale: the paper's is K**-0.5, so that scores of independent q and k of
-      unit variance have unit variance, and not K.
+    scale: a number, traced or not, or one a head, [H]. The paper's is K**-0.5,
+      so that scores of independent q and k of unit variance have unit
+      variance, and not K.
 
   Returns:
     float32 scores_BHTS.
 
   Reference: section 3.2.1, eq. 1 and footnote 4.
   """
-  q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype)
+  q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype).reshape(1, 1, -1, 1)
   return jnp.einsum(
     'BTHK,BSHK->BHTS', q_BTHK, k_BSHK, preferred_element_type=jnp.float32
   )
@@ -60,7 +63,7 @@ def additive_scores(
   return jnp.einsum(
     'BTSHK,HK->BHTS',
     hidden_BTSHK,
-    w_HK * jnp.asarray(scale, w_HK.dtype),
+    w_HK * jnp.asarray(scale, w_HK.dtype).reshape(-1, 1),
     preferred_element_type=jnp.float32,
   )
 
@@ -147,6 +150,17 @@ SCALES = {
 }
 
 
+class Drop(NamedTuple):
+  """Dropout of attention weights.
+
+  The bits of weight (b, h, t, s) are `randomness.coordinate_bits(key, b, h, t,
+  s)`, of global coordinates: every implementation drops the same weights.
+  """
+
+  key: Array  # uint32 [2], of this attention in this layer and step
+  rate: Array | float
+
+
 def attention_weights(scores_BHTS: Array, mask_BTS: Array) -> Array:
   """softmax over the keys that the mask allows.
 
@@ -170,19 +184,24 @@ def attention(
   scale: Array | float,
   scores: Callable[..., Array] = dot_scores,
   w: Array | None = None,
-  drop_weights: Callable[[Array], Array] | None = None,
+  bias_HTS: Array | None = None,
+  drop: Drop | None = None,
 ) -> Array:
-  """softmax(scale * scores(q, k)) v of each head.
+  """softmax(scale * scores(q, k) + bias) v of each head.
+
+  Every implementation has this signature; this one is the formula.
 
   Args:
     q_BTHK: queries.
     k_BSHK: keys.
     v_BSHE: values; E need not equal K.
     mask_BTS: bool, true where a query may see a key; axes of size 1 repeat.
-    scale: multiplies the scores; the paper's is K**-0.5.
+    scale: multiplies the scores; a number, traced or not, or one a head, [H];
+      the paper's is K**-0.5.
     scores: one of SCORES, or any function of (q, k, w, scale=).
     w: the parameter of the scores, if they have one.
-    drop_weights: dropout on the weights, if any.
+    bias_HTS: float32, added to the scaled scores, if any.
+    drop: dropout on the weights, if any.
 
   Returns:
     mixed_BTHE in the dtype of v.
@@ -199,9 +218,11 @@ def attention(
   Reference: section 3.2.1, eq. 1.
   """
   scores_BHTS = scores(q_BTHK, k_BSHK, w, scale=scale)
+  if bias_HTS is not None:
+    scores_BHTS = scores_BHTS + bias_HTS[None]
   weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
-  if drop_weights is not None:
-    weights_BHTS = drop_weights(weights_BHTS)
+  if drop is not None:
+    weights_BHTS = randomness.dropout(weights_BHTS, drop.key, drop.rate)
   return jnp.einsum(
     'BHTS,BSHE->BTHE', weights_BHTS.astype(v_BSHE.dtype), v_BSHE
   )

@@ -6,7 +6,6 @@ are no biases in attention, as in the authors' code (tensor2tensor's
 bias, the embeddings and the pre-softmax product have none.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -91,7 +90,16 @@ class LayerNorm(Module):
 
 
 class MultiHeadAttention(Module):
-  """H attentions side by side, summed through W_O (section 3.2.2)."""
+  """H attentions side by side, summed through W_O (section 3.2.2).
+
+  Attributes:
+    config: of the model.
+    site: encoder_self, decoder_self or cross.
+    mix: computes `attention.attention`, in its way.
+  """
+
+  site: str
+  mix: Callable[..., Array]
 
   def setup(self):
     c = self.config
@@ -129,21 +137,17 @@ class MultiHeadAttention(Module):
     q_BTHK = jnp.einsum('BTD,DHK->BTHK', x_BTD, self.w_q_DHK)
     drop = None
     if dropout is not None and self.config.attention_dropout:
-      drop = functools.partial(_drop_weights, dropout)
-    mixed_BTHE = attention.attention(
+      drop = attention.Drop(dropout.key, dropout.attention)
+    mixed_BTHE = self.mix(
       q_BTHK,
       *keys_values,
       mask_BTS,
       scale=attention.SCALES[self.config.scale](self.config.d_k),
       scores=attention.SCORES[self.config.score].scores,
       w=self.w_score,
-      drop_weights=drop,
+      drop=drop,
     )
     return jnp.einsum('BTHE,HED->BTD', mixed_BTHE, self.w_o_HED)
-
-
-def _drop_weights(dropout: Dropout, weights_BHTS: Array) -> Array:
-  return randomness.dropout(weights_BHTS, dropout.key, dropout.attention)
 
 
 class FeedForward(Module):
@@ -209,8 +213,12 @@ def within(dropout: Dropout | None, site: str | Array) -> Dropout | None:
 class EncoderLayer(Module):
   """Self-attention, then feed-forward (3.1)."""
 
+  mix: Callable[..., Array] = attention.attention
+
   def setup(self):
-    self.self_attention = MultiHeadAttention(self.config)
+    self.self_attention = MultiHeadAttention(
+      self.config, 'encoder_self', self.mix
+    )
     self.self_attention_sum = Residual(self.config)
     self.feed_forward = FeedForward(self.config)
     self.feed_forward_sum = Residual(self.config)
@@ -246,10 +254,14 @@ class Past(NamedTuple):
 class DecoderLayer(Module):
   """Masked self-attention, attention to the encoder, feed-forward (3.1)."""
 
+  mix: Callable[..., Array] = attention.attention
+
   def setup(self):
-    self.self_attention = MultiHeadAttention(self.config)
+    self.self_attention = MultiHeadAttention(
+      self.config, 'decoder_self', self.mix
+    )
     self.self_attention_sum = Residual(self.config)
-    self.cross_attention = MultiHeadAttention(self.config)
+    self.cross_attention = MultiHeadAttention(self.config, 'cross', self.mix)
     self.cross_attention_sum = Residual(self.config)
     self.feed_forward = FeedForward(self.config)
     self.feed_forward_sum = Residual(self.config)

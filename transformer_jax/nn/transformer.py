@@ -108,10 +108,11 @@ LAYER_LOOPS = {'scan': lambda layers: 1, 'unroll': lambda layers: layers}
 class Stack(Module):
   """N equal layers, their parameters one tree with a leading N."""
 
-  layer: type[Module]
+  layer: type[EncoderLayer] | type[DecoderLayer]
+  mix: Callable[..., Array]
 
   def setup(self):
-    one = self.layer(self.config, parent=None)
+    one = self.layer(self.config, self.mix, parent=None)
 
     def draw(key):
       numbers_N = jnp.arange(self.config.layers)
@@ -141,7 +142,7 @@ class Stack(Module):
     Returns:
       What the last layer gives, and what was kept, with a leading N.
     """
-    one = self.layer(self.config, parent=None)
+    one = self.layer(self.config, self.mix, parent=None)
 
     def body(x_BTD, slice_N):
       n, params, inputs = slice_N
@@ -165,10 +166,13 @@ class Transformer(Module):
     source_vocabulary: tokens that the encoder knows.
     target_vocabulary: V, tokens that the decoder knows; the same ones when all
       embeddings are tied.
+    attend: computes `attention.attention`, in its way; see
+      `implementations.choose`.
   """
 
   source_vocabulary: int
   target_vocabulary: int
+  attend: Callable[..., Array] = attention.attention
 
   def setup(self):
     c = self.config
@@ -186,8 +190,8 @@ class Transformer(Module):
       )
     self.source_positions = Positions(c)
     self.target_positions = Positions(c)
-    self.encoder = Stack(c, EncoderLayer)
-    self.decoder = Stack(c, DecoderLayer)
+    self.encoder = Stack(c, EncoderLayer, self.attend)
+    self.decoder = Stack(c, DecoderLayer, self.attend)
     if c.norm_order == 'pre':
       self.encoder_norm = LayerNorm(c)
       self.decoder_norm = LayerNorm(c)

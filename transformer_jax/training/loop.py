@@ -25,7 +25,7 @@ from transformer_jax.data.batches import (
   make_plan,
   open_corpus,
 )
-from transformer_jax.nn import randomness
+from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import record
 from transformer_jax.training.checkpoint import Checkpoints
@@ -117,6 +117,9 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
     config.model,
     corpus.vocabularies.source.size,
     corpus.vocabularies.target.size,
+    implementations.choose(
+      config.model, platform=jax.local_devices()[0].platform
+    ),
   )
   # Not before everything is admitted: a refused config leaves no trace.
   description = record.describe(config, fingerprints)
