@@ -1,0 +1,239 @@
+"""Declarations: what is refused, how cells are named, what a folder keeps."""
+
+import dataclasses
+import re
+
+import pytest
+
+from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation import study as study_lib
+from transformer_jax.ablation.study import (
+  Arm,
+  LearningRates,
+  Primary,
+  Study,
+  axis,
+  check,
+  one_factor,
+  product,
+  zipped,
+)
+from transformer_jax.config import ConfigError
+
+STUDY = Study(
+  name='small',
+  question='Does it matter?',
+  paper='3.2.1',
+  axes=('model.scale', 'model.d_k'),
+  baseline={'model.d_k': 16},
+  arms=study_lib.arms(
+    [{}, {'model.scale': 'none'}], roles={'scale=none': 'known_bad'}
+  ),
+  primary=(Primary('scale=none', 'baseline', margin=0.1),),
+  seeds=4,
+  looks=(2, 4),
+  tuning=LearningRates((1.0, 2.0), (10,), (100, 101, 102)),
+)
+
+
+def changed(**fields) -> Study:
+  return dataclasses.replace(STUDY, **fields)
+
+
+@pytest.mark.parametrize(
+  'fields, text',
+  [
+    (
+      dict(arms=(Arm('a', {}), Arm('b', {'model.heads': 2}))),
+      'arm b varies model.heads, which is not among the declared axes',
+    ),
+    (dict(arms=(Arm('a', {}), Arm('a', {}))), 'two arms named a'),
+    (dict(arms=()), 'no arms'),
+    (dict(arms=(Arm('a', {}, 'bad'),)), 'role bad is not one of control'),
+    (dict(axes=('model.scal',)), 'no config field model.scal'),
+    (dict(axes=('train.seed',)), 'train.seed is set by the study'),
+    (dict(primary=STUDY.primary * 5), '5 primary comparisons; at most 4'),
+    (
+      dict(primary=(Primary('scale=non', 'baseline'),)),
+      'no variant scale=non (did you mean scale=none?)',
+    ),
+    (dict(primary=(Primary('baseline', 'baseline'),)), 'with itself'),
+    (
+      dict(primary=(Primary('scale=none', 'baseline', 'los'),)),
+      'metric los is not one of loss',
+    ),
+    (
+      dict(primary=(Primary('scale=none', 'baseline', better='higher'),)),
+      'better loss is lower',
+    ),
+    (
+      dict(primary=(Primary('scale=none', 'baseline', margin=0.0),)),
+      'margin 0.0 must be positive',
+    ),
+    (
+      dict(primary=(Primary('scale=none', 'baseline', 'steps_to_threshold'),)),
+      'needs a threshold',
+    ),
+    (dict(looks=(4, 2)), 'numbers of seeds that rise'),
+    (dict(looks=(2, 3)), 'the last look is at 3 seeds, and 4 are planned'),
+    (
+      dict(tuning=LearningRates((1.0,), (10,), (3, 4, 5))),
+      'seeds 3 are used for tuning and for testing',
+    ),
+    (
+      dict(tuning=LearningRates((1.0,), (10,), (9, 10, 10))),
+      'at least 3 different seeds, not 2',
+    ),
+    (dict(baseline={'model.layers': 0}), 'arm baseline: model.layers=0'),
+    (dict(baseline={'train.patience': 2}), 'train.patience=2'),
+  ],
+)
+def test_a_bad_declaration_is_refused_in_one_line(fields, text):
+  with pytest.raises(ConfigError, match=f'^[^\n]*{re.escape(text)}[^\n]*$'):
+    check(changed(**fields))
+
+
+def test_the_declaration_is_accepted():
+  assert check(STUDY) is STUDY
+
+
+def test_overrides_reach_all_arms_and_never_an_axis():
+  study = study_lib.with_overrides(STUDY, {'model.d_ff': 64})
+  assert {
+    study_lib.arm_config(study, arm).model.d_ff for arm in study.arms
+  } == {64}
+  with pytest.raises(ConfigError, match='--model.scale is an axis'):
+    study_lib.with_overrides(STUDY, {'model.scale': 'none'})
+  with pytest.raises(ConfigError, match="the seeds are the study's"):
+    study_lib.with_overrides(STUDY, {'train.seed': 3})
+
+
+def test_combinators():
+  grid = product(axis('model.d_k', 1, 2), axis('model.scale', 'none'))
+  assert [study_lib.name_of(one) for one in grid] == [
+    'd_k=1 scale=none',
+    'd_k=2 scale=none',
+  ]
+  with pytest.raises(ConfigError, match='one length, not 1, 2'):
+    zipped(axis('model.d_k', 1), axis('model.d_v', 1, 2))
+  with pytest.raises(ConfigError, match='both 1 and 2'):
+    product(axis('model.d_k', 1), axis('model.d_k', 2))
+  found = one_factor(
+    {},
+    ['model.tie', 'data.vocabulary'],
+    needs={'data.vocabulary=separate': {'model.tie': 'decoder'}},
+  )
+  assert found == [
+    {'model.tie': 'decoder'},
+    {'model.tie': 'none'},
+    {'data.vocabulary': 'separate', 'model.tie': 'decoder'},
+  ]
+  with pytest.raises(ConfigError, match='model.d_k has no choices'):
+    one_factor({}, ['model.d_k'])
+
+
+def test_identity_is_of_what_decides_the_result():
+  def one(variant='baseline', seed=0, **values):
+    dotted = {name.replace('__', '.'): value for name, value in values.items()}
+    study = study_lib.with_overrides(STUDY, dotted)
+    return study_lib.cell(study, variant, seed=seed, phase='paper').identity
+
+  same = one()
+  assert one(train__log_every=7) == same
+  assert one(data__cache_dir='/elsewhere') == same
+  different = {
+    same,
+    one(seed=1),
+    one('scale=none'),
+    one(model__d_ff=64),
+    one(train__steps=7),
+  }
+  assert len(different) == 5
+
+
+def test_two_arms_of_one_config_are_two_cells():
+  twins = check(changed(arms=(Arm('a', {}), Arm('b', {})), primary=()))
+  found = study_lib.cells(twins, range(2), None)
+  assert len({cell.identity for cell in found}) == 4
+
+
+def test_cells_go_by_seed_then_arm():
+  recipes = {
+    'baseline': {'optim.learning_rate': 1.0},
+    'scale=none': {'optim.learning_rate': 2.0},
+  }
+  found = study_lib.cells(STUDY, [0, 1], recipes)
+  assert [(c.seed, c.variant, c.phase) for c in found[:4]] == [
+    (0, 'baseline', 'paper'),
+    (0, 'baseline', 'tuned'),
+    (0, 'scale=none', 'paper'),
+    (0, 'scale=none', 'tuned'),
+  ]
+  # Tuning chose the paper's own rate: the run is there already.
+  assert found[0].identity == found[1].identity
+  assert found[2].identity != found[3].identity
+
+
+def test_folder_keeps_the_declaration(tmp_path):
+  written = folder_lib.declare(tmp_path, STUDY, seeds=None)
+  assert written == folder_lib.read_study(tmp_path) == STUDY
+  # More seeds later: the plan stays, what is beyond it is exploratory.
+  again = folder_lib.declare(tmp_path, STUDY, seeds=9)
+  assert again.seeds == 4
+  late = study_lib.cell(again, 'baseline', seed=4, phase='paper')
+  planned = study_lib.cell(again, 'baseline', seed=3, phase='paper')
+  assert study_lib.is_exploratory(again, late)
+  assert not study_lib.is_exploratory(again, planned)
+  with pytest.raises(ConfigError, match='seeds 100, 101, 102 are used for'):
+    folder_lib.declare(tmp_path, STUDY, seeds=200)
+
+
+def test_seeds_asked_for_first_are_the_plan(tmp_path):
+  assert folder_lib.declare(tmp_path, STUDY, seeds=3).looks == (2, 3)
+  assert folder_lib.declare(tmp_path, STUDY, seeds=None).seeds == 3
+
+
+def test_folder_of_another_study_is_refused(tmp_path):
+  folder_lib.declare(tmp_path, STUDY, seeds=None)
+  other = study_lib.with_overrides(STUDY, {'model.d_ff': 64})
+  with pytest.raises(ConfigError, match='another study.*its baseline differ'):
+    folder_lib.declare(tmp_path, other, seeds=None)
+  # A field of the run alone is no other study.
+  logged = study_lib.with_overrides(STUDY, {'train.log_every': 7})
+  folder_lib.declare(tmp_path, logged, seeds=None)
+
+
+def test_changed_declaration_is_noticed(tmp_path):
+  folder_lib.declare(tmp_path, STUDY, seeds=None)
+  path = tmp_path / 'study.json'
+  path.write_text(path.read_text().replace('"seeds": 4', '"seeds": 5'))
+  with pytest.raises(ConfigError, match='changed after it was written'):
+    folder_lib.read_study(tmp_path)
+  with pytest.raises(ConfigError, match='holds no study'):
+    folder_lib.read_study(tmp_path / 'nowhere')
+
+
+@pytest.mark.parametrize('name', ['result.json', 'metrics.jsonl'])
+def test_damaged_cell_is_no_result(tmp_path, capsys, name):
+  study = folder_lib.declare(tmp_path, STUDY, seeds=None)
+  cell = study_lib.cell(study, 'baseline', seed=0, phase='paper')
+  place = folder_lib.begin(tmp_path, study, cell)
+  (place / 'metrics.jsonl').write_text(
+    '{"step": 1, "split": "validation", "loss": 0.5}\n'
+  )
+  assert not folder_lib.is_done(tmp_path, cell)
+  folder_lib.write_result(
+    tmp_path, cell, dict(status='finished', metrics={'loss': 0.25})
+  )
+  assert folder_lib.is_done(tmp_path, cell)
+  (result,) = folder_lib.read_results(tmp_path, study)
+  assert result.body['metrics'] == {'loss': 0.25}
+  assert folder_lib.table([result]).splitlines() == [
+    'study,variant,seed,split,step,metric,value',
+    'small,baseline,0,validation,1,loss,0.5',
+  ]
+  text = (place / name).read_text()
+  (place / name).write_text(text.replace('0.2', '0.3').replace('0.5', '0.6'))
+  assert folder_lib.read_result(tmp_path, cell) is None
+  assert not folder_lib.is_done(tmp_path, cell)
+  assert 'does not match its sum; it is run again' in capsys.readouterr().err

@@ -1,0 +1,266 @@
+"""The folder of a study: its declaration, one folder a cell, and tables.
+
+    study.json                          declaration and hash, before any cell
+    tuning.json                         what the learning-rate phase chose
+    cells/IDENTITY/cell.json            what is run here
+    cells/IDENTITY/metrics.jsonl        as of any run
+    cells/IDENTITY/result.json          with its own sum; marks the cell done
+    results.csv, summary.json           made from result files only
+    report/
+
+Everything is written beside and renamed, so a kill leaves whole files only.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from transformer_jax.ablation import study as study_lib
+from transformer_jax.ablation.study import Cell, Overrides, Study
+from transformer_jax.config import ConfigError
+from transformer_jax.training import record
+
+STUDY, TUNING, SUMMARY = 'study.json', 'tuning.json', 'summary.json'
+TABLE = 'results.csv'
+RESULT, METRICS = 'result.json', 'metrics.jsonl'
+COLUMNS = ('study', 'variant', 'seed', 'split', 'step', 'metric', 'value')
+FINISHED, DIVERGED = 'finished', 'diverged'
+
+
+class Result(NamedTuple):
+  """A finished cell: body is result.json, metrics its lines."""
+
+  cell: Cell
+  body: dict[str, Any]
+  metrics: tuple[dict[str, Any], ...]
+
+  @property
+  def diverged(self) -> bool:
+    return self.body['status'] == DIVERGED
+
+
+def write_json(path: pathlib.Path, body: Any) -> None:
+  """Whole or not at all."""
+  text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
+  record.write_atomically(path, text + '\n')
+
+
+def _read_json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{path} cannot be read: {error}') from error
+
+
+# The declaration.
+
+
+def declare(folder: pathlib.Path, study: Study, *, seeds: int | None) -> Study:
+  """Write the declaration, or find it written; the study as planned there.
+
+  Args:
+    folder: of the study; exists.
+    study: checked, with the user's overrides.
+    seeds: asked for, None for those planned. They are the plan of a new
+      folder; on one that is there, more than planned are exploratory.
+
+  Raises:
+    ConfigError: the folder is of another study.
+  """
+  path = folder / STUDY
+  if not path.exists():
+    planned = study if seeds is None else study_lib.with_seeds(study, seeds)
+    body = study_lib.to_dict(planned)
+    write_json(path, dict(study=body, hash=study_lib.study_hash(planned)))
+  planned = read_study(folder)
+  ours, theirs = study_lib.essence(study), study_lib.essence(planned)
+  different = [
+    name
+    for name in ours
+    if study_lib.digest(ours[name]) != study_lib.digest(theirs[name])
+  ]
+  if different:
+    raise ConfigError(
+      f'{folder} holds another study ({planned.name}: its '
+      f'{", ".join(different)} differ); take another --workdir'
+    )
+  study_lib.check_apart(planned, seeds or planned.seeds)
+  return planned
+
+
+def read_study(folder: str | os.PathLike[str]) -> Study:
+  """The declaration in a study's folder.
+
+  Raises:
+    ConfigError: there is none, or it was changed after it was written.
+  """
+  path = pathlib.Path(folder).expanduser() / STUDY
+  if not path.exists():
+    raise ConfigError(f'{folder} holds no study: no {STUDY}')
+  body = _read_json(path)
+  try:
+    study = study_lib.from_dict(body['study'])
+    known = body['hash']
+  except (KeyError, TypeError, AttributeError) as error:
+    raise ConfigError(f'{path} is no declaration of a study') from error
+  if study_lib.study_hash(study) != known:
+    raise ConfigError(f'{path} was changed after it was written')
+  return study
+
+
+# Cells.
+
+
+def cell_folder(folder: pathlib.Path, cell: Cell) -> pathlib.Path:
+  return folder / 'cells' / cell.identity
+
+
+def begin(folder: pathlib.Path, study: Study, cell: Cell) -> pathlib.Path:
+  """The folder of a cell, made, with cell.json."""
+  place = cell_folder(folder, cell)
+  place.mkdir(parents=True, exist_ok=True)
+  body = dict(
+    identity=cell.identity,
+    study=cell.study,
+    variant=cell.variant,
+    seed=cell.seed,
+    phase=cell.phase,
+    exploratory=study_lib.is_exploratory(study, cell),
+    config=study_lib.deviations(cell.config),
+  )
+  write_json(place / 'cell.json', body)
+  return place
+
+
+def _sum(path: pathlib.Path) -> str:
+  if not path.exists():
+    return ''
+  return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_result(
+  folder: pathlib.Path, cell: Cell, body: Mapping[str, Any]
+) -> None:
+  """Marks the cell done; its metrics are on disk by now."""
+  place = cell_folder(folder, cell)
+  whole = dict(
+    identity=cell.identity,
+    variant=cell.variant,
+    seed=cell.seed,
+    phase=cell.phase,
+    config=study_lib.deviations(cell.config),
+    **body,
+    metrics_sha256=_sum(place / METRICS),
+  )
+  write_json(place / RESULT, whole | dict(sha256=study_lib.digest(whole)))
+
+
+def damage(folder: pathlib.Path, cell: Cell) -> str:
+  """What is wrong with a cell that has a result; '' for a whole one."""
+  place = cell_folder(folder, cell)
+  try:
+    body = json.loads((place / RESULT).read_text(encoding='utf-8'))
+    known = body.pop('sha256')
+  except (OSError, ValueError, KeyError, AttributeError):
+    return f'{RESULT} cannot be read'
+  if study_lib.digest(body) != known or body['identity'] != cell.identity:
+    return f'{RESULT} does not match its sum'
+  if body['metrics_sha256'] != _sum(place / METRICS):
+    return f'{METRICS} does not match its sum'
+  return ''
+
+
+def is_done(folder: pathlib.Path, cell: Cell) -> bool:
+  """Whether the cell has a whole result; a damaged one is set aside, aloud."""
+  place = cell_folder(folder, cell)
+  if not (place / RESULT).exists():
+    return False
+  reason = damage(folder, cell)
+  if reason:
+    print(
+      f'warning: cell {cell.variant}, seed {cell.seed} ({cell.identity}): '
+      f'{reason}; it is run again',
+      file=sys.stderr,
+    )
+    for name in (RESULT, METRICS):
+      (place / name).unlink(missing_ok=True)
+  return not reason
+
+
+def read_result(folder: pathlib.Path, cell: Cell) -> Result | None:
+  """The result of a cell; None where there is no whole one."""
+  place = cell_folder(folder, cell)
+  if not (place / RESULT).exists() or damage(folder, cell):
+    return None
+  body = json.loads((place / RESULT).read_text(encoding='utf-8'))
+  return Result(cell, body, tuple(record.Metrics(place).lines()))
+
+
+# Tuning.
+
+
+def recipes(folder: pathlib.Path) -> dict[str, Overrides] | None:
+  """variant -> what tuning chose, None before it has."""
+  path = folder / TUNING
+  if not path.exists():
+    return None
+  chosen = _read_json(path)['chosen']
+  return {name: one['recipe'] for name, one in chosen.items()}
+
+
+# Reading a whole study.
+
+
+def seeds_begun(folder: pathlib.Path) -> list[int]:
+  """Test seeds that any cell was begun with, rising."""
+  found = set()
+  for path in (folder / 'cells').glob('*/cell.json'):
+    body = _read_json(path)
+    if body['phase'] != 'tune':
+      found.add(int(body['seed']))
+  return sorted(found)
+
+
+def read_results(folder: str | os.PathLike[str], study: Study) -> list[Result]:
+  """Results of the paper and tuned phases, by seed and then by arm."""
+  place = pathlib.Path(folder).expanduser()
+  every = study_lib.cells(study, seeds_begun(place), recipes(place))
+  found = (read_result(place, cell) for cell in every)
+  return [result for result in found if result is not None]
+
+
+def read_summary(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """The rows of summary.json; ConfigError where the study has none yet."""
+  return _read_json(pathlib.Path(folder).expanduser() / SUMMARY)
+
+
+def label(cell: Cell) -> str:
+  """How tables name the arm: tuned runs are told from those of the recipe."""
+  return cell.variant + (' (tuned)' if cell.phase == 'tuned' else '')
+
+
+def table(results: Sequence[Result]) -> str:
+  """results.csv: one number a line, in an order that files do not decide."""
+  rows: list[Iterable[Any]] = []
+  for result in results:
+    cell = result.cell
+    for line in result.metrics:
+      for name, value in line.items():
+        if name not in ('step', 'split'):
+          rows.append(
+            (
+              *(cell.study, label(cell), cell.seed),
+              *(line['split'], line['step'], name, repr(float(value))),
+            )
+          )
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(COLUMNS)
+  writer.writerows(rows)
+  return text.getvalue()
