@@ -147,7 +147,10 @@ class DataConfig:
   """Sentences, vocabulary and batches: section 5.1."""
 
   source: str = number(
-    'task:reverse', 'files:DIR, tfds:NAME/CONFIG or task:NAME'
+    'task:reverse',
+    'files:DIR, tfds:NAME/CONFIG, or task: and one of copy, reverse, sort, '
+    'recall (the values that keys were paired with), long_range (the symbol '
+    'at a distance), korean',
   )
   pair: str = number('', 'languages, source first, such as en-de')
   train_split: str = number('train', 'name of the training split')
@@ -178,9 +181,14 @@ class DataConfig:
     4, 'batches of one shape in a row; they can go in one device call'
   )
   seed: int = number(0, 'of the task generator and of the vocabulary')
-  task_min_length: int = number(4, 'shortest generated sequence, in symbols')
-  task_max_length: int = number(12, 'longest generated sequence, in symbols')
+  task_min_length: int = number(
+    4, 'shortest generated sequence, in symbols; of task:recall in pairs'
+  )
+  task_max_length: int = number(12, 'longest of them')
   task_symbols: int = number(16, 'different symbols of a generated task')
+  task_distance: int = number(
+    4, 'of task:long_range: how far before the mark the answer stands'
+  )
   task_train_size: int = number(
     0, 'training pairs of a task; 0: unlimited, of task:korean 20,000'
   )
@@ -359,9 +367,9 @@ def validate(config: Config) -> None:
     model.d_v model.max_positions optim.warmup_steps optim.accumulate
     data.vocabulary_size data.max_length data.max_tokens data.buckets
     data.batches_per_run data.task_min_length data.task_symbols
-    data.task_held_out train.steps train.log_every train.evaluate_every
-    train.save_every train.keep_latest decode.beam_size decode.n_best
-    decode.max_tokens decode.average"""
+    data.task_distance data.task_held_out train.steps train.log_every
+    train.evaluate_every train.save_every train.keep_latest decode.beam_size
+    decode.n_best decode.max_tokens decode.average"""
   for path in positive.split():
     if values[path] < 1:
       raise ConfigError(f'{path}={values[path]} must be at least 1')

@@ -20,15 +20,31 @@ DATA = DataConfig(
   task_min_length=2,
   task_max_length=6,
   task_held_out=64,
-  max_length=16,
+  task_distance=2,
+  max_length=24,
   max_tokens=256,
   buckets=2,
 )
-ANSWERS = {
+SEQUENCES = {
   'copy': lambda words: words,
   'reverse': lambda words: words[::-1],
   'sort': sorted,
 }
+
+
+def recall(words):
+  """`k3 5 k1 2 ? k1 k3` -> `2 5`, by a dictionary."""
+  end = words.index('?')
+  found = dict(zip(words[:end:2], words[1:end:2], strict=True))
+  assert len(found) == end // 2 and sorted(words[end + 1 :]) == sorted(found)
+  return [found[key] for key in words[end + 1 :]]
+
+
+def long_range(words):
+  return [words[words.index('?') - DATA.task_distance]]
+
+
+LOOK_UPS = {'recall': recall, 'long_range': long_range}
 
 
 def task(name: str, **changes):
@@ -36,15 +52,21 @@ def task(name: str, **changes):
   return open_corpus(data, workdir=None, progress=print), data
 
 
+def widest(data):
+  name = data.source.removeprefix('task:')
+  source, target = tasks.TASKS[name].longest(data)
+  return source + 1, target + 1
+
+
 def sequences(rows_BL: np.ndarray) -> list[tuple[int, ...]]:
   return [tuple(row_L[row_L != 0].tolist()) for row_L in rows_BL]
 
 
 def test_every_task_has_its_answer_here():
-  assert ANSWERS.keys() == tasks.TASKS.keys()
+  assert {*SEQUENCES, *LOOK_UPS} == tasks.TASKS.keys()
 
 
-@pytest.mark.parametrize('name', tasks.TASKS)
+@pytest.mark.parametrize('name', SEQUENCES)
 def test_answers(name):
   corpus, data = task(name)
   batch = make_plan(corpus.train, data).batch(0, 3)
@@ -55,10 +77,68 @@ def test_answers(name):
   lengths = set()
   for source, target in corpus.references('test') + pairs:
     words = [int(word) for word in source.split()]
-    assert [int(word) for word in target.split()] == ANSWERS[name](words)
+    assert [int(word) for word in target.split()] == SEQUENCES[name](words)
     assert min(words) >= 0 and max(words) < 8
     lengths.add(len(words))
   assert lengths == {2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize('name', LOOK_UPS)
+def test_answers_that_are_looked_up(name):
+  corpus, data = task(name)
+  batch = make_plan(corpus.train, data).batch(0, 3)
+  pairs = list(
+    zip(
+      *(corpus.vocabularies.source.decode(rows.tolist()) for rows in batch),
+      strict=True,
+    )
+  )
+  lengths, symbols = set(), set()
+  for source, target in corpus.references('test') + pairs:
+    words = source.split()
+    assert target.split() == LOOK_UPS[name](words)
+    symbols.update(words)
+    lengths.add((len(words) - 1) // {'recall': 3, 'long_range': 1}[name])
+  assert lengths == {2, 3, 4, 5, 6}
+  keys = {f'k{n}' for n in range(8)} if name == 'recall' else set()
+  assert symbols == {*map(str, range(8)), '?', *keys}
+
+
+def test_nothing_but_the_pair_tells_the_value():
+  """Of one row, the value at another place is the answer one time in eight."""
+  rows = tasks.generate('recall', DATA, split='train', row_B=np.arange(20_000))
+  full = rows.source_length_B == 3 * 6 + 1
+  first_key_B = rows.source_BS[full, 13]
+  for pair in range(6):
+    key_B, value_B = rows.source_BS[full, 2 * pair : 2 * pair + 2].T
+    asked = key_B == first_key_B
+    right = rows.target_BT[full, 0] == value_B
+    assert abs(asked.mean() - 1 / 6) < 0.03
+    assert right[asked].all()
+    assert abs(right[~asked].mean() - 1 / 8) < 0.02
+
+
+def test_only_the_symbol_at_the_distance_tells_the_answer():
+  rows = tasks.generate(
+    'long_range', DATA, split='train', row_B=np.arange(20_000)
+  )
+  mark_B = np.argmax(rows.source_BS == 8, axis=1)
+  assert mark_B.min() == 2 and mark_B.max() == 6
+  answer_B = rows.target_BT[:, 0]
+  share = np.bincount(answer_B) / len(answer_B)
+  # Not quite even: of the 64 shortest sources some are held out.
+  assert np.abs(share - 1 / 8).max() < 0.015
+  for distance in (-2, -1, 1, 2, 3, 4):
+    at_B = mark_B - distance
+    there = (at_B >= 0) & (at_B < rows.source_length_B)
+    symbol_B = rows.source_BS[there, at_B[there]]
+    right = (symbol_B == answer_B[there]).mean()
+    assert right == 1 if distance == 2 else abs(right - 1 / 8) < 0.02
+  # Nor does a place: in the longest rows each is as good as another.
+  long = rows.source_length_B == 7
+  for column in range(5):
+    right = (rows.source_BS[long, column] == answer_B[long]).mean()
+    assert abs(right - (1 / 5 + 4 / 5 / 8)) < 0.04
 
 
 @pytest.mark.parametrize('name', tasks.TASKS)
@@ -68,14 +148,14 @@ def test_held_out_sources_never_occur_in_training(name):
   seen = {
     row
     for seed in (0, 1)
-    for step in range(200)
+    for step in range(400)
     for row in sequences(plan.batch(seed, step).source_BS)
   }
   held_out = {}
   for split in ('validation', 'test'):
     pairs = corpus.pairs(split)
     assert len(pairs) == 64
-    every = pairs.gather(np.arange(64), 7, 7)
+    every = pairs.gather(np.arange(64), *widest(data))
     held_out[split] = set(sequences(every.source_BS))
   assert len(seen) > 5000
   assert not seen & (held_out['validation'] | held_out['test'])
@@ -158,7 +238,12 @@ def test_held_out_batches_of_a_task():
     ({'source': 'task:cpy'}, 'task:copy'),
     ({'task_symbols': 2}, 'raise data.task_symbols'),
     ({'task_symbols': 1, 'task_held_out': 1}, 'raise data.task_symbols'),
-    ({'task_max_length': 16}, 'max_length=16'),
+    ({'task_max_length': 24}, 'max_length=24'),
+    ({'source': 'task:recall', 'task_symbols': 5}, 'too few for data.task_max'),
+    (
+      {'source': 'task:long_range', 'task_distance': 3},
+      '=3 symbols: give 1 to',
+    ),
     ({'test_split': 'val'}, 'there is: train, validation, test'),
   ],
 )
@@ -189,3 +274,14 @@ def test_fingerprint_follows_what_is_generated():
     task('copy', task_train_size=10),
   ]
   assert len({corpus.fingerprint for corpus, _ in corpora}) == 5
+
+
+@pytest.mark.parametrize(
+  'name, digest',
+  [('recall', '35a5bddfe0ab23f2'), ('long_range', '014b4fb58ef7bce4')],
+)
+def test_golden_of_look_ups(name, digest):
+  corpus, data = task(name)
+  batch = make_plan(corpus.train, data).batch(1, 2)
+  content = batch.source_BS.tobytes() + batch.target_BT.tobytes()
+  assert hashlib.sha256(content).hexdigest()[:16] == digest

@@ -6,6 +6,7 @@ appear in is decided by a hash of the sequence itself: held-out sequences never
 occur in training, for any seed.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ _CLASSES = 16
 _ATTEMPTS = 4000  # draws of one row; (15/16)^4000 is nothing
 # Different sources wanted for each row of a held-out split.
 _SPARE = 2 * _CLASSES
+_MARK = '?'  # what stands before the keys asked for, or where to look from
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
 
 
@@ -34,6 +36,12 @@ class Rows(NamedTuple):
   target_length_B: np.ndarray
 
 
+def _nothing(data: DataConfig) -> str:
+  """Every config will do."""
+  del data
+  return ''
+
+
 class Task(NamedTuple):
   """How a task draws its rows; everything else is common to all.
 
@@ -43,6 +51,7 @@ class Task(NamedTuple):
     sources: config -> how many different sources there are.
     columns: config -> random numbers that a row takes.
     make: (random numbers [B, columns], config) -> rows.
+    refuse: config -> why it cannot be, with the mend; '' where it can.
   """
 
   words: Callable[[DataConfig], list[str]]
@@ -50,6 +59,7 @@ class Task(NamedTuple):
   sources: Callable[[DataConfig], int]
   columns: Callable[[DataConfig], int]
   make: Callable[[np.ndarray, DataConfig], Rows]
+  refuse: Callable[[DataConfig], str] = _nothing
 
 
 def mix(x: np.ndarray) -> np.ndarray:
@@ -69,11 +79,10 @@ def random_numbers(row_B: np.ndarray, columns: int, *key: int) -> np.ndarray:
   return mix(state_B[:, None] + column_C)
 
 
-def below(numbers: np.ndarray, limit: int) -> np.ndarray:
+def below(numbers: np.ndarray, limit: int | np.ndarray) -> np.ndarray:
   """Random uint64 numbers to integers in [0, limit), limit under 2^31."""
-  return (
-    (numbers >> np.uint64(33)) * np.uint64(limit) >> np.uint64(31)
-  ).astype(np.int64)
+  limit = np.asarray(limit, np.uint64)
+  return ((numbers >> np.uint64(33)) * limit >> np.uint64(31)).astype(np.int64)
 
 
 def _class_of(symbols_BS: np.ndarray, length_B: np.ndarray) -> np.ndarray:
@@ -138,6 +147,9 @@ def check(name: str, data: DataConfig) -> None:
       f'{", ".join("task:" + known for known in every)}{closest(name, every)}'
     )
   task = TASKS[name]
+  reason = task.refuse(data)
+  if reason:
+    raise ConfigError(f'task:{name} {reason}')
   if task.sources(data) < _SPARE * data.task_held_out:
     raise ConfigError(f'task:{name} {_too_few(task, data)}')
   longest = max(task.longest(data)) + 1
@@ -149,18 +161,27 @@ def check(name: str, data: DataConfig) -> None:
     )
 
 
+def _lengths(number_B: np.ndarray, data: DataConfig) -> np.ndarray:
+  """task_min_length .. task_max_length, each as often."""
+  span = data.task_max_length - data.task_min_length + 1
+  return data.task_min_length + below(number_B, span)
+
+
+def _symbols(data: DataConfig) -> list[str]:
+  return [str(number) for number in range(data.task_symbols)]
+
+
 def _sequences(answer: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Task:
   """A task on plain sequences; `answer`(symbols, lengths) is the target."""
 
   def make(numbers: np.ndarray, data: DataConfig) -> Rows:
-    span = data.task_max_length - data.task_min_length + 1
-    length_B = data.task_min_length + below(numbers[:, 0], span)
+    length_B = _lengths(numbers[:, 0], data)
     symbols_BS = below(numbers[:, 1:], data.task_symbols)
     target_BT = answer(symbols_BS, length_B)
     return Rows(symbols_BS, length_B, target_BT, length_B.copy())
 
   return Task(
-    words=lambda data: [str(number) for number in range(data.task_symbols)],
+    words=_symbols,
     longest=lambda data: (data.task_max_length, data.task_max_length),
     sources=lambda data: sum(
       data.task_symbols**length
@@ -190,8 +211,112 @@ def _sorted(symbols_BS: np.ndarray, length_B: np.ndarray) -> np.ndarray:
   return np.sort(np.where(beyond_BS, last, symbols_BS), axis=1)
 
 
+def _recalled(numbers: np.ndarray, data: DataConfig) -> Rows:
+  """`k3 5 k1 2 ? k1 k3` -> `2 5`: the value that went with each key.
+
+  The keys of a row differ and all are asked for, in an order of their own.
+  Values are drawn apart from keys and from each other: only the pairs tell.
+  """
+  N, keys = data.task_max_length, data.task_symbols
+  length_B = _lengths(numbers[:, 0], data)
+  key_bits, value_bits, order_bits = np.split(
+    numbers[:, 1:], [keys, keys + N], 1
+  )
+  key_BN = np.argsort(key_bits, axis=1, kind='stable')[:, :N]
+  value_BN = below(value_bits, keys)
+  # An order of the pairs that are there: the others stand last.
+  beyond_BN = np.arange(N) >= length_B[:, None]
+  order_bits = np.where(beyond_BN, np.uint64(2**64 - 1), order_bits)
+  order_BN = np.argsort(order_bits, axis=1, kind='stable')
+
+  # Columns of pairs, then the mark, then the keys that are asked for.
+  column_S = np.arange(3 * N + 1)
+  asked_BS = column_S - 2 * length_B[:, None] - 1
+  pair_BS = np.where(
+    asked_BS < 0,
+    np.minimum(column_S // 2, N - 1),
+    np.take_along_axis(order_BN, np.clip(asked_BS, 0, N - 1), axis=1),
+  )
+  source_BS = keys + np.take_along_axis(key_BN, pair_BS, axis=1)
+  value_BS = np.take_along_axis(value_BN, pair_BS, axis=1)
+  source_BS = np.where(
+    (asked_BS < 0) & (column_S % 2 == 1), value_BS, source_BS
+  )
+  source_BS = np.where(asked_BS == -1, 2 * keys, source_BS)
+  target_BT = np.take_along_axis(value_BN, order_BN, axis=1)
+  return Rows(source_BS, 3 * length_B + 1, target_BT, length_B)
+
+
+def _recall_refuses(data: DataConfig) -> str:
+  if data.task_symbols >= data.task_max_length:
+    return ''
+  return (
+    f'has data.task_symbols={data.task_symbols} keys, too few for '
+    f'data.task_max_length={data.task_max_length} different ones in a row: '
+    'raise the one or lower the other'
+  )
+
+
+def _looked_back(numbers: np.ndarray, data: DataConfig) -> Rows:
+  """`4 7 1 ? 0` -> `7` at distance 2: what stands that far before the mark.
+
+  The mark's place is drawn apart from the symbols, and these from each other:
+  no other symbol, and no place alone, tells the answer.
+  """
+  N, back = data.task_max_length, data.task_distance
+  length_B = _lengths(numbers[:, 0], data)
+  symbols_BN = below(numbers[:, 2:], data.task_symbols)
+  # The mark stands before symbol `mark`, or after the last one.
+  mark_B = back + below(numbers[:, 1], length_B - back + 1)
+  column_S = np.arange(N + 1)
+  from_BS = np.minimum(column_S - (column_S > mark_B[:, None]), N - 1)
+  source_BS = np.take_along_axis(symbols_BN, from_BS, axis=1)
+  source_BS = np.where(
+    column_S == mark_B[:, None], data.task_symbols, source_BS
+  )
+  target_BT = np.take_along_axis(symbols_BN, (mark_B - back)[:, None], axis=1)
+  return Rows(source_BS, length_B + 1, target_BT, np.ones_like(length_B))
+
+
+def _long_range_refuses(data: DataConfig) -> str:
+  if 1 <= data.task_distance <= data.task_min_length:
+    return ''
+  return (
+    f'looks back data.task_distance={data.task_distance} symbols: give 1 to '
+    f'data.task_min_length={data.task_min_length}, or raise that'
+  )
+
+
 TASKS: dict[str, Task] = {
   'copy': _sequences(_copied),
   'reverse': _sequences(_reversed),
   'sort': _sequences(_sorted),
+  'recall': Task(
+    words=lambda data: [
+      *_symbols(data),
+      *(f'k{number}' for number in range(data.task_symbols)),
+      _MARK,
+    ],
+    longest=lambda data: (3 * data.task_max_length + 1, data.task_max_length),
+    sources=lambda data: sum(
+      math.perm(data.task_symbols, length)
+      * data.task_symbols**length
+      * math.factorial(length)
+      for length in range(data.task_min_length, data.task_max_length + 1)
+    ),
+    columns=lambda data: 1 + data.task_symbols + 2 * data.task_max_length,
+    make=_recalled,
+    refuse=_recall_refuses,
+  ),
+  'long_range': Task(
+    words=lambda data: [*_symbols(data), _MARK],
+    longest=lambda data: (data.task_max_length + 1, 1),
+    sources=lambda data: sum(
+      data.task_symbols**length * (length - data.task_distance + 1)
+      for length in range(data.task_min_length, data.task_max_length + 1)
+    ),
+    columns=lambda data: 2 + data.task_max_length,
+    make=_looked_back,
+    refuse=_long_range_refuses,
+  ),
 }
