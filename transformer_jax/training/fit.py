@@ -1,0 +1,163 @@
+"""Will it fit, and how fast can it be: from a compiled step (pure).
+
+A device has a memory, a rate of products, a rate of memory and a rate of
+network. A step can be no faster than the slowest of what it asks of these:
+that is its roofline.
+"""
+
+import os
+from typing import Any, NamedTuple
+
+import jax
+
+from transformer_jax.training import program
+
+GIB = 2**30
+
+
+class Device(NamedTuple):
+  """One chip; bytes and seconds.
+
+  memory: bytes that programs can use.
+  flops: bfloat16 products a second, at its peak.
+  memory_rate: bytes a second between chip and memory.
+  network_rate: bytes a second that it sends in a ring over its neighbours.
+  """
+
+  name: str
+  memory: float
+  flops: float
+  memory_rate: float
+  network_rate: float
+
+
+# By JAX's name of the kind. TPU: docs.cloud.google.com/tpu/docs, pages v5e,
+# v5p and v6e; a ring runs along one axis of the torus in both directions, so
+# it has that axis' share of the chip's links, each one way. GPU: NVIDIA's data
+# sheets (SXM); NVLink one way, within one host.
+DEVICES = {
+  'TPU v5 lite': Device('v5e', 16e9, 197e12, 819e9, 400e9 / 4),
+  'TPU v5': Device('v5p', 95 * GIB, 459e12, 2765e9, 1200e9 / 6),
+  'TPU v6 lite': Device('v6e', 32e9, 918e12, 1638e9, 800e9 / 4),
+  'NVIDIA A100-SXM4-80GB': Device('A100', 80e9, 312e12, 2039e9, 300e9),
+  'NVIDIA H100 80GB HBM3': Device('H100', 80e9, 989e12, 3350e9, 450e9),
+  'NVIDIA H200': Device('H200', 141e9, 989e12, 4800e9, 450e9),
+}
+
+
+class Estimate(NamedTuple):
+  """What one training step asks of one device, in bytes, FLOPs and seconds.
+
+  params, optimizer: bytes of the state.
+  activations: bytes beside the state while the step runs.
+  peak: bytes at the worst moment.
+  flops: of matrix products.
+  moved: bytes between chip and memory (`program.moved`).
+  exchanges: {kind: (times, bytes sent)}.
+  """
+
+  params: int
+  optimizer: int
+  activations: int
+  peak: int
+  flops: float
+  moved: float
+  exchanges: dict[str, tuple[int, float]]
+
+  @property
+  def sent(self) -> float:
+    return sum(sent for _, sent in self.exchanges.values())
+
+
+class Roofline(NamedTuple):
+  """Seconds that a step needs at least, and of what."""
+
+  compute: float
+  memory: float
+  network: float
+
+  @property
+  def seconds(self) -> float:
+    """The longest of the three: they can overlap."""
+    return max(self)
+
+  @property
+  def bound(self) -> str:
+    """What it is bound by."""
+    return max(zip(self, self._fields, strict=True))[1]
+
+
+def estimate(
+  compiled: Any, *, params: Any, optimizer: Any, flops: float
+) -> Estimate:
+  """Reads a compiled step.
+
+  Args:
+    compiled: of `jax.jit(step).lower(...).compile()`, for any platform.
+    params: abstract arrays as one device holds them.
+    optimizer: likewise.
+    flops: of the whole step on one device (`program.flops` over devices).
+
+  Returns:
+    Estimate.
+
+  Raises:
+    program.ProgramError: the program's text cannot be read.
+  """
+  memory = compiled.memory_analysis()
+  # Arguments that are given away are overwritten by the results.
+  peak = (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes
+  )
+  state = program.tree_bytes(params), program.tree_bytes(optimizer)
+  return Estimate(
+    *state,
+    activations=peak - sum(state),
+    peak=peak,
+    flops=flops,
+    moved=float(program.moved(compiled.as_text())),
+    exchanges=program.total(program.collectives(compiled.as_text())),
+  )
+
+
+def roofline(found: Estimate, device: Device) -> Roofline:
+  """Seconds of a step, were each resource used at its peak.
+
+  >>> need = Estimate(0, 0, 0, 0, flops=394e12, moved=0, exchanges={})
+  >>> roofline(need, DEVICES['TPU v5 lite'])
+  Roofline(compute=2.0, memory=0.0, network=0.0)
+  """
+  return Roofline(
+    found.flops / device.flops,
+    found.moved / device.memory_rate,
+    found.sent / device.network_rate,
+  )
+
+
+def device_memory(device: jax.Device) -> float:
+  """Bytes that a program may use on a device at hand."""
+  stats = device.memory_stats() if device.platform != 'cpu' else None
+  if stats and 'bytes_limit' in stats:
+    return float(stats['bytes_limit'])
+  if device.device_kind in DEVICES:
+    return DEVICES[device.device_kind].memory
+  # A CPU has what its machine has, shared by the virtual devices on it.
+  pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  return pages / max(1, jax.local_device_count())
+
+
+def mends(found: Estimate, *, fsdp: int, devices: int) -> str:
+  """What to change for a step that does not fit, the cheapest first."""
+  advice = []
+  if found.params + found.optimizer > found.peak / 2 and fsdp < devices:
+    advice.append(f'--mesh.fsdp={devices} cuts the state over the devices')
+  advice += [
+    '--optim.accumulate=8 cuts the batch into parts',
+    '--model.remat=layer keeps one layer of activations',
+    'a smaller --data.max_tokens',
+  ]
+  return '; '.join(advice)
