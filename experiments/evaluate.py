@@ -21,6 +21,7 @@ from typing import Any
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError, DataConfig
 from transformer_jax.inference import restore
+from transformer_jax.training.guard import leave_on_signal
 
 EXTRA = (
   flags.Flag('workdir', str, '', "the run's folder", required=True),
@@ -152,6 +153,11 @@ def results_path(workdir: str, name: str, result: dict[str, Any]) -> str:
 
 def main(config: Config, options: types.SimpleNamespace) -> None:
   """Score, print one line, keep it."""
+  with leave_on_signal():
+    evaluate_run(config, options)
+
+
+def evaluate_run(config: Config, options: types.SimpleNamespace) -> None:
   import dataclasses
 
   from transformer_jax.training.loop import use_compilation_cache

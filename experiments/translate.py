@@ -13,6 +13,7 @@ TARGET, and a line out is the target's log-probability in nats, a tab and the
 same per token (the end of the sentence is a token).
 """
 
+import os
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.inference import restore
+from transformer_jax.training.guard import leave_on_signal
 
 if TYPE_CHECKING:
   from transformer_jax.inference.translate import Translation
@@ -117,8 +119,18 @@ def score(run: restore.Run, pairs: Sequence[tuple[str, str]]) -> None:
     sys.stdout.flush()
 
 
-def main(config: Config, options: types.SimpleNamespace) -> None:
-  """Stdin to stdout."""
+def main(config: Config, options: types.SimpleNamespace) -> int:
+  """Stdin to stdout, until the reader has enough."""
+  try:
+    with leave_on_signal():
+      translate_lines(config, options)
+  except BrokenPipeError:
+    # As `translate | head` leaves it. Python flushes stdout once more at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return 0
+
+
+def translate_lines(config: Config, options: types.SimpleNamespace) -> None:
   from transformer_jax.data.text import decoded_lines
 
   lines = decoded_lines(sys.stdin.buffer, 'stdin')

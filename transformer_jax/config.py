@@ -33,6 +33,11 @@ def choice(*choices: str, help: str, affects='result') -> Any:
   return dataclasses.field(default=choices[0], metadata=metadata)
 
 
+# data.text -> what BLEU of such text is called. Tokenised BLEU is another
+# number than BLEU: it has its own name, so that no table can mix them.
+BLEU_NAMES = {'raw': 'bleu', 'pretokenized': 'tokenized_bleu'}
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """The network: section 3 of the paper; defaults are Table 3, row base."""
@@ -212,8 +217,24 @@ class TrainConfig:
   save_every: int = number(1000, 'steps between checkpoints', affects='run')
   keep_latest: int = number(10, 'newest checkpoints kept', affects='run')
   keep_best: int = number(1, 'best checkpoints kept', affects='run')
+  keep_every: int = number(
+    0,
+    'steps that are a multiple of it are kept for good; 0: none of them',
+    affects='run',
+  )
   best_metric: str = choice(
     'loss', 'accuracy', 'bleu', help='on validation; bleu is greedy'
+  )
+  max_skipped_steps: int = number(
+    0,
+    'steps whose loss or gradient is not finite that are left out before the '
+    'run is stopped',
+    affects='run',
+  )
+  step_timeout_seconds: int = number(
+    3600,
+    'of silence after which a stuck process leaves; 0: never',
+    affects='run',
   )
   patience: int = number(0, 'stop after that many evaluations; 0: never')
 
@@ -374,8 +395,10 @@ def validate(config: Config) -> None:
     if values[path] < 1:
       raise ConfigError(f'{path}={values[path]} must be at least 1')
   for path in """train.seed data.seed decode.seed train.patience
-      train.keep_best data.task_train_size decode.top_k decode.extra_length
-      decode.alpha optim.clip_norm optim.learning_rate""".split():
+      train.keep_best train.keep_every train.max_skipped_steps
+      train.step_timeout_seconds data.task_train_size decode.top_k
+      decode.extra_length decode.alpha optim.clip_norm
+      optim.learning_rate""".split():
     if not values[path] >= 0:
       raise ConfigError(f'{path}={values[path]} must not be negative')
   for path in """model.dropout model.attention_dropout

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import pathlib
+import subprocess
+import sys
 import types
 
 import jax
@@ -180,3 +183,25 @@ def test_a_run_without_checkpoints_is_refused(workdir, config, tmp_path):
   (tmp_path / 'vocabulary').symlink_to(vocabulary)
   with pytest.raises(ConfigError, match='no latest checkpoint yet'):
     restore.load_run(str(tmp_path), config)
+
+
+def test_a_reader_that_has_enough_is_no_error(workdir, run, tmp_path):
+  reader, writer = os.pipe()
+  os.close(reader)
+  try:
+    left = subprocess.run(
+      [
+        *(sys.executable, '-m', 'experiments.translate'),
+        *(f'--workdir={workdir}', '--decode.strategy=greedy'),
+        f'--data.cache_dir={tmp_path}',
+      ],
+      cwd=pathlib.Path(__file__).parent.parent.parent,
+      input=words(run, 5, 6).encode(),
+      stdout=writer,
+      stderr=subprocess.PIPE,
+      timeout=300,
+    )
+  finally:
+    os.close(writer)
+  assert left.returncode == 0, left.stderr
+  assert b'BrokenPipe' not in left.stderr and b'Traceback' not in left.stderr

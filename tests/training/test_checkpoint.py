@@ -3,6 +3,7 @@
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,9 +52,12 @@ def abstract(tree):
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def open_at(folder, *, latest=10, best=1, mode='min', config='{}'):
+def open_at(
+  folder, *, latest=10, best=1, mode='min', config='{}', keep_every=0
+):
   return Checkpoints(
     folder,
+    keep_every=keep_every,
     keep_latest=latest,
     keep_best=best,
     best_metric_mode=mode,
@@ -280,6 +284,30 @@ def test_retention_survives_a_restart(mode, best, tmp_path):
   assert left == sorted([str(best), '6', '7'])
 
 
+def test_every_kth_step_is_kept_for_good(tmp_path):
+  for step in range(1, 8):
+    # Opened anew each time: nothing but the disk knows.
+    checkpoints = open_at(tmp_path, latest=1, keep_every=3)
+    checkpoints.save(step, state(step), metric=None)
+    checkpoints.wait()
+  assert checkpoints.steps() == [3, 6, 7]
+
+
+def test_a_metric_that_comes_later(tmp_path):
+  checkpoints = saved(tmp_path, [1, 2, 3], latest=1)
+  for step, metric in ((1, 2.0), (2, 1.0)):
+    checkpoints = open_at(tmp_path, latest=9)
+    checkpoints.save(step, state(step), metric=metric)
+    checkpoints.wait()
+  checkpoints = open_at(tmp_path, latest=1)
+  before = array_file(tmp_path, 3).stat()
+  checkpoints.score(3, 0.5)
+  assert array_file(tmp_path, 3).stat() == before
+  # It is the best one, so those before it go.
+  assert checkpoints.best() == 3 and checkpoints.steps() == [3]
+  assert open_at(tmp_path).good(1) == [3]
+
+
 def test_of_equal_metrics_the_oldest_is_best(tmp_path):
   checkpoints = open_at(tmp_path)
   for step in (1, 2):
@@ -329,6 +357,37 @@ def test_full_disk_is_one_line_and_older_steps_stay(tmp_path):
   checkpoints.save(4, state(4), metric=None)
   checkpoints.wait()
   assert checkpoints.steps() == [1, 4]
+
+
+def test_a_trial_leaves_nothing(tmp_path):
+  checkpoints = open_at(tmp_path / 'run')
+  checkpoints.trial(state())
+  assert not (tmp_path / 'run').exists()
+  checkpoints = saved(tmp_path, [1])
+  (tmp_path / '2.saving').mkdir()
+  checkpoints = open_at(tmp_path)
+  checkpoints.trial(state())
+  assert [path.name for path in tmp_path.iterdir()] == ['1']
+
+
+def test_a_trial_finds_that_there_is_no_room(tmp_path, monkeypatch):
+  checkpoints = saved(tmp_path, [1])
+  with monkeypatch.context() as patch:
+    # For the trial's own files, but not for a step.
+    patch.setattr(
+      shutil, 'disk_usage', lambda _: shutil._ntuple_diskusage(9, 9, 99)
+    )
+    with pytest.raises(CheckpointError, match='0 MB left.*: make room') as told:
+      checkpoints.trial(state())
+    assert '\n' not in str(told.value)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+  try:
+    with pytest.raises(CheckpointError, match='trial.*File too large; 1 is'):
+      checkpoints.trial(state())
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert [path.name for path in tmp_path.iterdir()] == ['1']
 
 
 def test_a_place_that_takes_no_folder_is_one_line(tmp_path):

@@ -6,6 +6,8 @@ import pathlib
 import resource
 import signal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -173,9 +175,84 @@ def test_a_signal_saves_and_leaves(
   assert handlers == [signal.getsignal(number)]
 
 
-def test_a_signal_at_the_last_step_finishes(train, before_step):
-  before_step(22, lambda: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.fixture
+def in_evaluation(monkeypatch):
+  """(step, action): `action()` once, in the evaluation of `step`."""
+  evaluation = loop.evaluation
+
+  def plan(step, action):
+    left = [action]
+
+    def make(run, stop, bleu):
+      now = [0]
+
+      def ask():
+        if now[0] == step and left:
+          left.pop()()
+        return stop()
+
+      evaluate = evaluation(run, ask, bleu)
+
+      def wrapped(step, state):
+        now[0] = step
+        return evaluate(step, state)
+
+      return wrapped
+
+    monkeypatch.setattr(loop, 'evaluation', make)
+
+  return plan
+
+
+@pytest.mark.parametrize('step', [16, 24])
+def test_a_signal_in_an_evaluation_is_obeyed_and_the_evaluation_made_up_for(
+  train, unbroken, tmp_path, in_evaluation, step
+):
+  in_evaluation(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+  code, err = train()
+  assert code == 75 and f'saved at step {step}' in err
+  folder = tmp_path / 'run'
+  assert (step, 'validation') not in [
+    (r['step'], r['split']) for r in rows(folder)
+  ]
+  code, err = train()
+  assert code == 0 and f'step {step} validation: loss' in err
+  assert_same_run(folder, unbroken)
+  # The metric as well, and with it what retention keeps.
+  for made in steps_of(unbroken):
+    manifests = [
+      json.loads((run / f'checkpoints/{made}/manifest.json').read_text())
+      for run in (folder, unbroken)
+    ]
+    assert manifests[0]['metric'] == manifests[1]['metric']
+  assert steps_of(folder) == steps_of(unbroken)
+  assert 'is finished' in train()[1]
+
+
+def test_killed_between_a_late_evaluation_and_its_metric(
+  train, unbroken, tmp_path, in_evaluation, monkeypatch
+):
+  in_evaluation(24, lambda: os.kill(os.getpid(), signal.SIGTERM))
+  assert train()[0] == 75
+
+  def kill(*_):
+    raise Killed
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Checkpoints, 'score', kill)
+    with pytest.raises(Killed):
+      train()
   assert train()[0] == 0
+  assert_same_run(tmp_path / 'run', unbroken)
+
+
+def test_a_signal_in_the_last_call_is_made_up_for(
+  train, unbroken, tmp_path, before_step
+):
+  before_step(22, lambda: os.kill(os.getpid(), signal.SIGTERM))
+  assert train()[0] == 75
+  assert train()[0] == 0
+  assert_same_run(tmp_path / 'run', unbroken)
 
 
 def test_a_bad_checkpoint_is_made_again(train, unbroken, tmp_path):
@@ -237,7 +314,8 @@ def test_patience_is_counted_from_the_best(set_up):
 def test_bleu_chooses_the_best_when_asked(config, tmp_path):
   scores = iter([3.0, 9.0, 5.0])
 
-  def bleu(params, corpus, pairs):
+  def bleu(params, corpus, pairs, check):
+    check()
     assert len(pairs) == config.data.task_held_out
     return next(scores)
 
@@ -275,6 +353,63 @@ def test_a_loss_that_is_no_number_ends_the_run(train, tmp_path, monkeypatch):
   assert steps_of(folder) == [8] and arrays(folder, 8) == before
   assert all(np.isfinite(row['loss']) for row in rows(folder))
   assert train()[0] == 0
+
+
+def poisoned(monkeypatch, *steps):
+  """The loss of these steps is not a number, whatever their batch is."""
+  made = loop.train_steps
+
+  def train_steps(config, model):
+    run = made(config, model)
+
+    def call(state, batches, count, key, numbers):
+      # The smoothing that makes a loss of NaN, in calls of one step.
+      bad = jnp.isin(state.step + 1, jnp.array(steps))
+      smoothing = jnp.where(bad, jnp.nan, numbers.label_smoothing)
+      numbers = numbers._replace(label_smoothing=smoothing)
+      return run(state, batches, count, key, numbers)
+
+    return call
+
+  monkeypatch.setattr(loop, 'train_steps', train_steps)
+  monkeypatch.setattr(loop, 'steps_in_call', lambda run, step: 1)
+
+
+def test_steps_without_a_finite_loss_are_skipped_and_counted(
+  train, tmp_path, monkeypatch
+):
+  poisoned(monkeypatch, 3, 9, 10)
+  before = {}
+  save = Checkpoints.save
+
+  def remember(self, step, state, *, metric):
+    before[step] = jax.device_get(state)
+    save(self, step, state, metric=metric)
+
+  monkeypatch.setattr(Checkpoints, 'save', remember)
+  limit = dict(train__max_skipped_steps=2, train__save_every=1)
+  with pytest.raises(loop.TrainingError) as stopped:
+    train(**limit)
+  told = str(stopped.value)
+  assert 'loss of step 10 is not a number' in told
+  assert 'after 2 skipped steps; checkpoint 9 stands' in told
+  # Nothing but the count of steps moved; the count of Adam did not.
+  for skipped in (3, 9):
+    old, new = before[skipped - 1], before[skipped]
+    assert new.step == old.step + 1 == skipped
+    for x, y in zip(
+      jax.tree.leaves(old[1:]), jax.tree.leaves(new[1:]), strict=True
+    ):
+      assert x.tobytes() == y.tobytes()
+  # More may be allowed, and what was skipped stays counted.
+  code, err = train(train__max_skipped_steps=3)
+  assert code == 0 and 'step 10 skipped: skipped 3' in err
+  found = rows(tmp_path / 'run')
+  assert [(r['step'], r['skipped']) for r in found if 'skipped' in r] == [
+    (3, 1),
+    (9, 2),
+    (10, 3),
+  ]
 
 
 def test_parameters_that_are_no_numbers_are_not_saved(

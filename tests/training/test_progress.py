@@ -1,6 +1,10 @@
 """The line a person sees, and the event files."""
 
+import os
+import pathlib
 import struct
+import subprocess
+import sys
 import types
 from typing import Any
 
@@ -119,3 +123,22 @@ def test_events_that_cannot_be_written_are_an_error(tmp_path):
   (tmp_path / 'events').write_text('a file in the way')
   with pytest.raises(OSError), Progress(str(tmp_path), 1000) as shown:
     shown.show([(4, 'train', {'loss': 1.5})], 10.0)
+
+
+def test_events_do_not_wait_for_torch(tmp_path):
+  package = tmp_path / 'torch'
+  package.mkdir()
+  (package / '__init__.py').write_text('raise SystemExit("torch was loaded")')
+  root = pathlib.Path(__file__).parent.parent.parent
+  code = f"""
+import pathlib, sys
+from transformer_jax.training.progress import Events
+Events(pathlib.Path({str(tmp_path)!r}), step=0).close()
+assert "torch" not in sys.modules
+"""
+  path = os.pathsep.join([str(tmp_path), str(root)])
+  subprocess.run(
+    [sys.executable, '-c', code],
+    env=os.environ | {'PYTHONPATH': path},
+    check=True,
+  )

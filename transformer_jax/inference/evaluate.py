@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from transformer_jax.config import Config, ConfigError
+from transformer_jax.config import BLEU_NAMES, Config, ConfigError
 from transformer_jax.data.batches import Corpus
 from transformer_jax.data.tokens import PAD, Vocabularies
 from transformer_jax.inference.grouping import (
@@ -173,9 +173,6 @@ def scores_of_pairs(pairs: Sequence[PairScore]) -> Scores:
   return summarise([RowSums(-columns[0], columns[1], columns[2])])
 
 
-# Scores of text. Tokenised BLEU is another number than BLEU: it has its own
-# name, so that no table can mix them.
-BLEU_NAMES = {'raw': 'bleu', 'pretokenized': 'tokenized_bleu'}
 TOKENIZERS = ('13a', 'intl', 'char', 'zh', 'ja-mecab', 'ko-mecab')
 
 
@@ -235,16 +232,20 @@ def bleu(
 
 def greedy_bleu(
   config: Config,
-) -> Callable[[Params, Corpus, Sequence[tuple[str, str]]], float]:
-  """(params, corpus, its pairs) -> BLEU of greedy translations.
+) -> Callable[..., float]:
+  """(params, corpus, its pairs, check) -> BLEU of greedy translations.
 
   Quick enough for a training loop to choose its best checkpoint by. Of text
-  that is already tokenised it is tokenised BLEU.
+  that is already tokenised it is tokenised BLEU. `check` is called after each
+  batch and may raise.
   """
   options = dataclasses.replace(config.decode, strategy='greedy', n_best=1)
 
   def score(
-    params: Params, corpus: Corpus, pairs: Sequence[tuple[str, str]]
+    params: Params,
+    corpus: Corpus,
+    pairs: Sequence[tuple[str, str]],
+    check: Callable[[], None] = lambda: None,
   ) -> float:
     vocabularies = corpus.vocabularies
     sizes = vocabularies.source.size, vocabularies.target.size
@@ -257,6 +258,7 @@ def greedy_bleu(
       sources,
       vocabularies=vocabularies,
       options=options,
+      progress=lambda done, total: check(),
     )
     text = config.data.text
     return bleu(found.texts, references, text=text)[BLEU_NAMES[text]]

@@ -12,6 +12,7 @@ with flipped bits without a word; the manifest is what notices.
 """
 
 import concurrent.futures
+import contextlib
 import math
 import os
 import pathlib
@@ -122,6 +123,7 @@ class Checkpoints:
     keep_latest: int,
     keep_best: int,
     best_metric_mode: str,
+    keep_every: int = 0,
     config: str = '{}',
   ) -> None:
     """Looks into a folder; it need not exist yet.
@@ -131,6 +133,7 @@ class Checkpoints:
       keep_latest: newest steps kept, at least 1.
       keep_best: steps of the best metric kept beside them.
       best_metric_mode: 'min' or 'max', which metric is the best.
+      keep_every: steps that are a multiple of it are kept as well; 0: none.
       config: JSON text stored with each step that is saved.
     """
     if best_metric_mode not in ('min', 'max'):
@@ -140,6 +143,7 @@ class Checkpoints:
     self.folder = pathlib.Path(folder).absolute()
     self._keep_latest = keep_latest
     self._keep_best = keep_best
+    self._keep_every = keep_every
     self._sign = 1 if best_metric_mode == 'min' else -1
     self._config = config
     self._worker = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
@@ -182,6 +186,60 @@ class Checkpoints:
     except (OSError, ValueError) as error:
       raise self._failure(step, error) from error
     self._pending = self._worker.submit(self._finish, step, metric, response)
+
+  def trial(self, state: Any) -> None:
+    """Saves a little and asks for the room of a whole step, before any work.
+
+    A folder that is read-only or full is found now and not after hours.
+
+    Args:
+      state: what will be saved; of it the smallest array is.
+
+    Raises:
+      CheckpointError: no step could be saved here.
+    """
+    leaves = by_path(state)
+    least = min(leaves, key=lambda name: leaves[name].nbytes)
+    bytes_needed = sum(leaf.nbytes for leaf in leaves.values())
+    first = jax.process_index() == 0
+    place = self.folder / f'trial{SAVING}'
+    try:
+      if first:
+        self._sweep()
+        place.mkdir(parents=True)
+      _agreed(0)
+      _orbax().save(place / ARRAYS, {least: leaves[least]})
+      if first:
+        manifest.write(place, step=0, metric=None)
+        free = shutil.disk_usage(self.folder).free
+        if free < bytes_needed:
+          raise CheckpointError(
+            f'{self.folder} has {free / 1e6:,.0f} MB left, and a checkpoint '
+            f'takes {bytes_needed / 1e6:,.0f} MB: make room'
+          )
+    except CheckpointError:
+      raise
+    except (OSError, ValueError) as error:
+      raise self._failure('of nothing, a trial,', error) from error
+    finally:
+      if first:
+        shutil.rmtree(place, ignore_errors=True)
+        with contextlib.suppress(OSError):
+          self.folder.rmdir()  # Only if it is empty.
+
+  def score(self, step: int, metric: float) -> None:
+    """Gives a whole step the metric that it was saved without.
+
+    Raises:
+      CheckpointError: it could not be written.
+    """
+    self.wait()
+    try:
+      if jax.process_index() == 0:
+        manifest.score(self._path(step), metric)
+        self._retain()
+    except (OSError, ValueError) as error:
+      raise self._failure(step, error) from error
 
   def wait(self) -> None:
     """Returns when the last save is on disk; call it before a program ends.
@@ -332,6 +390,8 @@ class Checkpoints:
   def _retain(self) -> None:
     steps = self.steps()
     kept = steps[-self._keep_latest :] + self._by_metric()[: self._keep_best]
+    if self._keep_every:
+      kept += [step for step in steps if step % self._keep_every == 0]
     for step in set(steps) - set(kept):
       # Renamed first: a kill leaves no half step behind.
       removed = self.folder / f'{step}{REMOVED}'
@@ -378,7 +438,7 @@ class Checkpoints:
     structure = jax.tree.structure(like)
     return structure.unflatten([leaves[name] for name in by_path(like)])
 
-  def _failure(self, step: int, error: Exception) -> CheckpointError:
+  def _failure(self, step: int | str, error: Exception) -> CheckpointError:
     latest = self.latest()
     older = 'there is no older one' if latest is None else f'{latest} is whole'
     return CheckpointError(

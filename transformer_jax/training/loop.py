@@ -7,15 +7,14 @@ call a step went to the device and when metrics were read change no bit of it.
 import contextlib
 import math
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.config import Config, ConfigError
+from transformer_jax.config import BLEU_NAMES, Config, ConfigError
 from transformer_jax.data.batches import (
   Batch,
   Corpus,
@@ -27,8 +26,15 @@ from transformer_jax.data.batches import (
 )
 from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.training import record
+from transformer_jax.training import lock, record
 from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.guard import (
+  FINISHED,
+  PREEMPTED,
+  StoppedError,
+  Watchdog,
+  stop_signal,
+)
 from transformer_jax.training.loss import LossSums
 from transformer_jax.training.progress import Progress
 from transformer_jax.training.state import (
@@ -40,11 +46,12 @@ from transformer_jax.training.state import (
   train_steps,
 )
 
-FINISHED, PREEMPTED = 0, 75  # exit codes of the public contract
 EVALUATION_TOKENS = 8192  # of the longer side in a validation batch
 
-# (params, vocabularies, sentence pairs) -> BLEU of their translation
-Bleu = Callable[[Any, Corpus, list[tuple[str, str]]], float]
+# Raises StoppedError when a signal has come.
+Check = Callable[[], None]
+# (params, vocabularies, sentence pairs, check) -> BLEU of their translation
+Bleu = Callable[[Any, Corpus, list[tuple[str, str]], Check], float]
 
 
 class TrainingError(ConfigError):
@@ -81,19 +88,29 @@ def train(config: Config, *, workdir: str, bleu: Bleu | None = None) -> int:
   """
   progress = Progress(workdir, config.train.steps)
   try:
-    with progress, stop_signal() as stop:
+    with progress, stop_signal() as stop, sole_writer(workdir):
       run = set_up(config, workdir, progress)
       state = start_or_resume(run)
       start = int(state.step)
-      if finished(run, start):
+      if finished(run, start) and not owes_evaluation(run, start):
         progress.say(f'{workdir} is finished at step {start}')
         return FINISHED
-      return go_on(run, state, stop, bleu)
+      run.checkpoints.trial(state)
+      with Watchdog(config.train.step_timeout_seconds) as watchdog:
+        return go_on(run, state, watchdog.hears(stop), bleu)
   except OSError as error:
     raise TrainingError(
       f'{error.filename or workdir}: {error.strerror or error}; what is saved '
       'stays: mend this and run the same command again'
     ) from error
+
+
+def sole_writer(workdir: str) -> contextlib.AbstractContextManager[None]:
+  """The folder, held by the process that writes there."""
+  folder = record.open_folder(workdir)
+  if jax.process_index():
+    return contextlib.nullcontext()
+  return lock.held(folder)
 
 
 def set_up(config: Config, workdir: str, progress: Progress) -> Run:
@@ -128,6 +145,7 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
     folder / 'checkpoints',
     keep_latest=config.train.keep_latest,
     keep_best=config.train.keep_best,
+    keep_every=config.train.keep_every,
     best_metric_mode='min' if config.train.best_metric == 'loss' else 'max',
     config=description,
   )
@@ -181,16 +199,38 @@ def finished(run: Run, step: int) -> bool:
 
 def out_of_patience(run: Run) -> bool:
   """True after `patience` validations without a better one."""
-  config = run.config.train
+  config, name = run.config.train, best_metric(run.config)
   sign = 1 if config.best_metric == 'loss' else -1
   found = [
-    sign * line[config.best_metric]
+    sign * line[name]
     for line in run.metrics.lines()
-    if config.best_metric in line and line['split'] == 'validation'
+    if name in line and line['split'] == 'validation'
   ]
   if not config.patience or not found:
     return False
   return len(found) - 1 - int(np.argmin(found)) >= config.patience
+
+
+def best_metric(config: Config) -> str:
+  """What train.best_metric is called in metrics.jsonl."""
+  name = config.train.best_metric
+  return BLEU_NAMES[config.data.text] if name == 'bleu' else name
+
+
+def owes_evaluation(run: Run, step: int) -> bool:
+  """True when a signal came in the evaluation of this saved step."""
+  config = run.config.train
+  due = step % config.evaluate_every == 0 or step == config.steps
+  return step > 0 and due and run.checkpoints.metric(step) is None
+
+
+def evaluate_saved(
+  run: Run, state: State, evaluate: Callable[[int, State], float]
+) -> None:
+  """The evaluation that a signal had cut short, and its metric."""
+  step = int(state.step)
+  run.metrics.cut_back(step, without='validation')
+  run.checkpoints.score(step, evaluate(step, state))
 
 
 def go_on(
@@ -200,8 +240,16 @@ def go_on(
   config = run.config
   steps = jax.jit(train_steps(config, run.model), donate_argnums=0)
   key, traced = run_key(config), numbers(config)
-  evaluate = evaluation(run, bleu)
+  evaluate = evaluation(run, stop, bleu)
   step = int(state.step)
+  if owes_evaluation(run, step):
+    try:
+      evaluate_saved(run, state, evaluate)
+    except StoppedError:
+      return preempted(run, step)
+    if finished(run, step):
+      run.progress.say(f'finished at step {step}')
+      return FINISHED
   pending: tuple[int, int, Metrics] | None = None
   while True:
     count = steps_in_call(run, step)
@@ -218,18 +266,29 @@ def go_on(
       # Nothing is saved before its loss is known to be a number.
       write(run, pending)
       pending = None
-      metric = evaluate(step, state) if due or last else None
+      metric = None
+      if due or last:
+        try:
+          metric = evaluate(step, state)
+        except (
+          StoppedError
+        ):  # Saved without a metric; the next start gives it one.
+          last, stopping = False, True
       if not is_finite(state.params):
         raise diverged(run, f'parameters after step {step} are not finite')
       run.checkpoints.save(step, state, metric=metric)
     if stopping and not last:
-      run.checkpoints.wait()
-      run.progress.say(f'stopped by a signal, saved at step {step}')
-      return PREEMPTED
+      return preempted(run, step)
     if last or (due and out_of_patience(run)):
       run.checkpoints.wait()
       run.progress.say(f'finished at step {step}')
       return FINISHED
+
+
+def preempted(run: Run, step: int) -> int:
+  run.checkpoints.wait()
+  run.progress.say(f'stopped by a signal, saved at step {step}')
+  return PREEMPTED
 
 
 def steps_in_call(run: Run, step: int) -> int:
@@ -255,7 +314,8 @@ def write(run: Run, pending: tuple[int, int, Metrics] | None) -> None:
   """The metrics of a call that was made earlier: to disk and screen.
 
   Raises:
-    TrainingError: a loss is not a number. The state of that step is not saved.
+    TrainingError: a loss is not a number, once more often than
+      train.max_skipped_steps allows. The state of that step is not saved.
   """
   if pending is None:
     return
@@ -269,11 +329,11 @@ def write(run: Run, pending: tuple[int, int, Metrics] | None) -> None:
     loss, norm = values['smoothed_loss'], float(found.gradient_norm[n])
     tokens += values['tokens']
     if not math.isfinite(loss) or not math.isfinite(norm):
-      raise diverged(
-        run,
-        f'the loss of step {step} is not a number ({loss:g}, '
-        f'gradient norm {norm:g})',
-      )
+      what = f'the loss of step {step} is not a number ({loss:g}, '
+      what += f'gradient norm {norm:g})'
+      count_so_far = one_more_skipped(run, rows, what)
+      rows.append((step, 'skipped', dict(skipped=count_so_far)))
+      continue
     if step % run.config.train.log_every == 0:
       values |= dict(
         gradient_norm=norm, learning_rate=float(found.learning_rate[n])
@@ -282,6 +342,18 @@ def write(run: Run, pending: tuple[int, int, Metrics] | None) -> None:
     run.progress.step(step, loss)
   run.metrics.append(rows)
   run.progress.show(rows, tokens)
+
+
+def one_more_skipped(run: Run, rows: list[tuple], what: str) -> int:
+  """How many steps were left out by now; TrainingError if it is too many."""
+  splits = [line['split'] for line in run.metrics.lines()]
+  splits += [split for _, split, _ in rows]
+  before = splits.count('skipped')
+  limit = run.config.train.max_skipped_steps
+  if before >= limit:
+    skipped = f' after {before} skipped steps' if limit else ''
+    raise diverged(run, what + skipped)
+  return before + 1
 
 
 @jax.jit
@@ -318,8 +390,13 @@ def averages(
   )
 
 
-def evaluation(run: Run, bleu: Bleu | None) -> Callable[[int, State], float]:
-  """(step, state) -> the metric of the best checkpoint, on validation."""
+def evaluation(
+  run: Run, stop: Callable[[], int], bleu: Bleu | None
+) -> Callable[[int, State], float]:
+  """(step, state) -> the metric of the best checkpoint, on validation.
+
+  It raises StoppedError, and leaves nothing, when a signal came meanwhile.
+  """
   config = run.config
   split = config.data.validation_split
   if config.train.best_metric == 'bleu' and bleu is None:
@@ -329,10 +406,15 @@ def evaluation(run: Run, bleu: Bleu | None) -> Callable[[int, State], float]:
     run.corpus.pairs(split), config.data, EVALUATION_TOKENS
   )
 
+  def check() -> None:
+    if stop():
+      raise StoppedError
+
   def evaluate(step: int, state: State) -> float:
     # Summed on the host in float64: the order of batches is fixed.
     total = [0.0] * len(LossSums._fields)
     for _, batch in held_out:
+      check()
       sums = losses(state.params, batch, None, numbers(config))
       total = [a + float(b) for a, b in zip(total, sums, strict=True)]
     values = averages(*total)
@@ -340,39 +422,10 @@ def evaluation(run: Run, bleu: Bleu | None) -> Callable[[int, State], float]:
       raise diverged(run, f'the validation loss of step {step} is not a number')
     if config.train.best_metric == 'bleu' and bleu is not None:
       pairs = run.corpus.references(split)
-      values['bleu'] = bleu(state.params, run.corpus, pairs)
+      values[best_metric(config)] = bleu(state.params, run.corpus, pairs, check)
     rows = [(step, 'validation', values)]
     run.metrics.append(rows)
     run.progress.show(rows, 0.0)
-    return values[config.train.best_metric]
+    return values[best_metric(config)]
 
   return evaluate
-
-
-@contextlib.contextmanager
-def stop_signal() -> Iterator[Callable[[], int]]:
-  """Number of the signal that asked to stop, 0 if none did.
-
-  SIGTERM and SIGUSR1 come before a preemption: the loop saves and leaves. A
-  second one does what it did before.
-  """
-  caught = [0]
-  before = {}
-
-  def note(number, _):
-    caught[0] = number
-    for restored, handler in before.items():
-      signal.signal(restored, handler)
-    # Not print: the signal may have come in the middle of one.
-    os.write(2, b'signal: saving, then leaving\n')
-
-  try:
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-      before[number] = signal.signal(number, note)
-  except ValueError:  # Not the main thread: signals are its business.
-    pass
-  try:
-    yield lambda: caught[0]
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)

@@ -32,10 +32,19 @@ def write(folder: pathlib.Path, *, step: int, metric: float | None) -> None:
     'metric': metric,
     'files': {str(p.relative_to(folder)): _digest(p) for p in files},
   }
+  _put(folder, body)
+
+
+def score(folder: pathlib.Path, metric: float) -> None:
+  """Gives a step another metric; its files are not read again."""
+  _put(folder, read(folder) | {'metric': metric})
+
+
+def _put(folder: pathlib.Path, body: Mapping[str, Any]) -> None:
   # Written beside and renamed: a manifest is whole or absent.
   unfinished = folder / (NAME + '.unfinished')
   with unfinished.open('w') as file:
-    json.dump(body | {'sha256': _seal(body)}, file, indent=1)
+    json.dump({**body, 'sha256': _seal(body)}, file, indent=1)
     file.flush()
     os.fsync(file.fileno())
   unfinished.rename(folder / NAME)

@@ -5,11 +5,15 @@ import pathlib
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from transformer_jax.config import BLEU_NAMES
 
 Rows = Sequence[tuple[int, str, Mapping[str, float]]]
 
+# Of a validation, or of a step that was left out.
+SHOWN = ('loss', 'perplexity', 'accuracy', *BLEU_NAMES.values(), 'skipped')
 LIVE_EVERY, LOG_EVERY = 0.5, 30.0  # seconds between lines
 # Speed is taken over the last calls: the first ones compile, and those before
 # a change of the machine's load say nothing any more.
@@ -24,6 +28,19 @@ class _Mark(NamedTuple):
   tokens: float
 
 
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+  """tensorboardX imports torch where there is one, and runs without it."""
+  if 'torch' in sys.modules:
+    yield
+    return
+  sys.modules['torch'] = cast(Any, None)  # An import of it now raises.
+  try:
+    yield
+  finally:
+    del sys.modules['torch']
+
+
 class Events:
   """A TensorBoard event file, written by the caller's own thread.
 
@@ -33,8 +50,9 @@ class Events:
 
   def __init__(self, folder: pathlib.Path, *, step: int):
     """A new file in `folder`; events from `step` on in older ones are void."""
-    from tensorboardX import event_file_writer
-    from tensorboardX.proto import event_pb2, summary_pb2
+    with _without_torch():
+      from tensorboardX import event_file_writer
+      from tensorboardX.proto import event_pb2, summary_pb2
 
     # Generated at import: a type checker does not know what is inside.
     event: Any = event_pb2
@@ -111,7 +129,7 @@ class Progress:
           + ', '.join(
             f'{name} {value:.4g}'
             for name, value in values.items()
-            if name in ('loss', 'perplexity', 'accuracy', 'bleu')
+            if name in SHOWN
           )
         )
     if now - self._shown > (LIVE_EVERY if self._live else LOG_EVERY):

@@ -134,10 +134,20 @@ class Metrics:
   def __init__(self, folder: pathlib.Path):
     self._path = folder / 'metrics.jsonl'
 
-  def cut_back(self, step: int) -> None:
-    """Forget what was written after `step`, the one that was restored."""
+  def cut_back(self, step: int, *, without: str = '') -> None:
+    """Forget what was written after `step`, the one that was restored.
+
+    Args:
+      step: the last one that counts.
+      without: a split whose lines of that very step are forgotten as well.
+    """
     if self._path.exists():
-      kept = [line for line in self.lines() if line['step'] <= step]
+      kept = [
+        line
+        for line in self.lines()
+        if line['step'] <= step
+        and (line['step'], line['split']) != (step, without)
+      ]
       text = ''.join(json.dumps(line) + '\n' for line in kept)
       write_atomically(self._path, text)
 

@@ -1,0 +1,155 @@
+"""One writer a folder: refused, taken over, watched, lost."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from transformer_jax.config import ConfigError
+from transformer_jax.training import lock
+
+# Holds the folder until it is told to end by a line on its input.
+HOLDER = """
+import pathlib, sys
+from transformer_jax.training import lock
+with lock.held(pathlib.Path(sys.argv[1])):
+  print('held', flush=True)
+  sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+  """A process that holds the folder."""
+  process = subprocess.Popen(
+    [sys.executable, '-c', HOLDER, str(tmp_path)],
+    cwd=pathlib.Path(__file__).parent.parent.parent,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout is not None and process.stdin is not None
+  assert process.stdout.readline() == 'held\n'
+  yield process
+  process.kill()
+  process.wait()
+  process.stdout.close()
+  # What it did not read any more is nobody's loss.
+  with contextlib.suppress(BrokenPipeError):
+    process.stdin.close()
+
+
+def test_the_second_is_refused_until_a_clean_end(holder, tmp_path):
+  with (
+    pytest.raises(ConfigError, match='is being written by a run on') as told,
+    lock.held(tmp_path),
+  ):
+    pass
+  assert '\n' not in str(told.value)
+  holder.communicate('end\n', timeout=60)
+  assert os.listdir(tmp_path) == []
+  with lock.held(tmp_path):
+    assert os.listdir(tmp_path) == ['lock']
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_holder_here_makes_nobody_wait(holder, tmp_path):
+  holder.send_signal(signal.SIGKILL)
+  holder.wait()
+  assert os.listdir(tmp_path) == ['lock']
+  with lock.held(tmp_path, stale=1e9):
+    pass
+  assert os.listdir(tmp_path) == []
+
+
+def test_an_error_frees_the_folder(tmp_path):
+  with pytest.raises(KeyError), lock.held(tmp_path):
+    raise KeyError
+  assert os.listdir(tmp_path) == []
+
+
+def elsewhere(folder: pathlib.Path, **changes) -> dict:
+  """What a run on another machine left in the folder."""
+  body = dict(owner='1', host='node7', machine='x', mount=1, flock='mine')
+  body |= dict(beats=0) | changes
+  (folder / 'lock').write_text(json.dumps(body))
+  return body
+
+
+def test_a_holder_elsewhere_that_died_is_waited_for(tmp_path, capsys):
+  elsewhere(tmp_path)
+  start = time.monotonic()
+  with lock.held(tmp_path, stale=0.5):
+    assert time.monotonic() - start >= 0.4
+  text = capsys.readouterr().err
+  assert 'last written by a run on node7: watching' in text
+  assert text.count('\n') == 1
+
+
+def test_a_holder_elsewhere_dead_for_long_makes_nobody_wait(tmp_path, capsys):
+  elsewhere(tmp_path)
+  hour_ago = time.time() - 3600
+  os.utime(tmp_path / 'lock', (hour_ago, hour_ago))
+  with lock.held(tmp_path):
+    pass
+  assert capsys.readouterr().err == ''
+
+
+def test_a_holder_elsewhere_that_lives_refuses(tmp_path, capsys):
+  elsewhere(tmp_path)
+  beat = threading.Timer(0.2, lambda: elsewhere(tmp_path, beats=1))
+  beat.start()
+  with (
+    pytest.raises(ConfigError, match='written by a run on node7'),
+    lock.held(tmp_path, stale=4),
+  ):
+    pass
+  beat.join()
+  assert json.loads((tmp_path / 'lock').read_text())['beats'] == 1
+
+
+def test_without_file_locks_the_lease_alone_decides(
+  tmp_path, monkeypatch, capsys
+):
+  def none(*_):
+    raise OSError(38, 'Function not implemented')
+
+  monkeypatch.setattr(fcntl, 'flock', none)
+  with lock.held(tmp_path, beat=0.05):
+    assert json.loads((tmp_path / 'lock').read_text())['flock'] == 'none'
+    with (
+      pytest.raises(ConfigError, match='is being written'),
+      lock.held(tmp_path, stale=4),
+    ):
+      pass
+
+
+def test_who_lost_the_lease_leaves(tmp_path, capfd):
+  gone = threading.Event()
+  codes = []
+
+  def lost(code):
+    codes.append(code)
+    gone.set()
+
+  with lock.held(tmp_path, beat=0.02, lost=lost):
+    elsewhere(tmp_path)
+    assert gone.wait(30)
+  assert codes == [lock.LOST]
+  assert 'was taken over by node7: leaving' in capfd.readouterr().err
+  # The other's lock is not this one's to remove.
+  assert (tmp_path / 'lock').exists()
+
+
+def test_a_half_written_lock_is_free(tmp_path):
+  (tmp_path / 'lock').write_text('{"owner": "1"')
+  with lock.held(tmp_path):
+    pass

@@ -1,0 +1,138 @@
+"""What asks a run to stop, and what stops one that no longer moves."""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+FINISHED, PREEMPTED = 0, 75  # exit codes of the public contract
+STUCK = 70  # of the watchdog: a crash, as every code but 0, 2 and 75
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StoppedError(Exception):
+  """A signal came where work can be left unfinished and done again."""
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[Callable[[], int]]:
+  """Number of the signal that asked to stop, 0 if none did.
+
+  SIGTERM and SIGUSR1 come before a preemption: the loop saves and leaves. A
+  second one does what it did before.
+  """
+  caught = [0]
+
+  def note(number: int) -> None:
+    caught[0] = number
+    # Not print: the signal may have come in the middle of one.
+    os.write(2, b'signal: saving, then leaving\n')
+
+  with _handled(note):
+    yield lambda: caught[0]
+
+
+@contextlib.contextmanager
+def leave_on_signal() -> Iterator[None]:
+  """For programs with nothing to save: SIGTERM and SIGUSR1 leave with 75.
+
+  The same command does the work; it writes its results whole or not at all.
+  """
+
+  def leave(number: int) -> None:
+    del number
+    os.write(2, b'signal: leaving, run the same command again\n')
+    sys.exit(PREEMPTED)
+
+  with _handled(leave):
+    yield
+
+
+@contextlib.contextmanager
+def _handled(act: Callable[[int], None]) -> Iterator[None]:
+  """The first signal to `act`; those after it to who had them before."""
+  before = {}
+
+  def handle(number: int, _: Any) -> None:
+    for restored, handler in before.items():
+      signal.signal(restored, handler)
+    act(number)
+
+  try:
+    for number in SIGNALS:
+      before[number] = signal.signal(number, handle)
+  except ValueError:  # Not the main thread: signals are its business.
+    pass
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+class Watchdog:
+  """Ends a process that was silent for too long, with all its stacks.
+
+  A device or another process that never answers looks like a long step; only
+  the one who waits can tell. Seconds are counted by a thread that has to be
+  awake for them, so a suspended machine is not a stuck one.
+  """
+
+  def __init__(
+    self, seconds: int, *, leave: Callable[[int], Any] = os._exit
+  ) -> None:
+    """Counts once entered.
+
+    Args:
+      seconds: of silence that are too many; 0: any number is right.
+      leave: called with the exit code when they are over.
+    """
+    self._seconds = seconds
+    self._leave = leave
+    self._silent = 0.0
+    self._ended = threading.Event()
+    self._thread = threading.Thread(
+      target=self._watch, name='watchdog', daemon=True
+    )
+
+  def beat(self) -> None:
+    """Something was done."""
+    self._silent = 0.0
+
+  def hears(self, ask: Callable[[], int]) -> Callable[[], int]:
+    """`ask`, with each call of it a sign of life."""
+
+    def heard() -> int:
+      self.beat()
+      return ask()
+
+    return heard
+
+  def __enter__(self) -> 'Watchdog':
+    if self._seconds:
+      self._thread.start()
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._ended.set()
+    if self._seconds:
+      self._thread.join()
+
+  def _watch(self) -> None:
+    slice_ = min(1.0, self._seconds / 20)
+    while not self._ended.wait(slice_):
+      self._silent += slice_
+      if self._silent >= self._seconds:
+        faulthandler.dump_traceback(file=2, all_threads=True)
+        line = (
+          f'nothing was done for {self._seconds} s: stuck where the stacks '
+          'above say (--train.step_timeout_seconds)\n'
+        )
+        os.write(2, line.encode())
+        self._leave(STUCK)
+        return

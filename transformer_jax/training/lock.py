@@ -1,0 +1,218 @@
+"""One writer for a run's folder: a file lock, and a lease with a heartbeat.
+
+Two witnesses say whether the holder of `FOLDER/lock` lives. The kernel's file
+lock (flock) ends with its process, a SIGKILL included, but some shared file
+systems keep it to one machine, or have none. So the holder also rewrites the
+file each BEAT seconds. Who comes second
+
+- is refused at once where the file lock is held;
+- takes over at once where it is free and the holder was on this very machine
+  and mount: there the kernel's word is enough, and a killed run starts again
+  without waiting;
+- else watches: a heart that beats is a refusal, one that stood still for STALE
+  seconds by the file system's own clock was a process that died elsewhere.
+
+No process numbers: they mean nothing on another machine and are used again on
+this one. A holder that slept through its lease (a suspended machine) finds
+another name in the file at its next beat, and leaves before it writes more.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from transformer_jax.config import ConfigError
+
+NAME = 'lock'
+BEAT, STALE = 10.0, 60.0  # seconds
+LOST = 1  # exit code of a process whose lease was taken over: a crash
+SIZE = 512  # bytes of the file, always: a beat allocates nothing on a full disk
+
+
+def _machine() -> str:
+  """One start of one kernel; where that is not told, the host's name."""
+  with contextlib.suppress(OSError):
+    return pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+  return socket.gethostname()
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+  """Who wrote last; None for a lock that is free or half written."""
+  try:
+    body = json.loads(path.read_bytes())
+  except (OSError, ValueError):
+    return None
+  whole = isinstance(body, dict) and {'owner', 'host'} <= set(body)
+  return body if whole else None
+
+
+def _write(descriptor: int, body: dict[str, Any]) -> None:
+  os.pwrite(descriptor, json.dumps(body).encode().ljust(SIZE), 0)
+  os.fsync(descriptor)
+
+
+def _open(path: pathlib.Path) -> int:
+  """A descriptor of the file that is under this name now."""
+  while True:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with contextlib.suppress(FileNotFoundError):
+      if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+        return descriptor
+    os.close(descriptor)
+
+
+def _flock(descriptor: int) -> str:
+  """'mine', 'held', or 'none' where the file system has no file locks."""
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return 'held'
+  except OSError:
+    return 'none'
+  return 'mine'
+
+
+def _age(path: pathlib.Path) -> float:
+  """Seconds since the file was written, by the clock of its file system."""
+  beside = path.with_name(f'{NAME}.{secrets.token_hex(4)}.clock')
+  try:
+    beside.write_bytes(b'.')
+    return beside.stat().st_mtime - path.stat().st_mtime
+  finally:
+    beside.unlink(missing_ok=True)
+
+
+def _refuse(folder: pathlib.Path, holder: dict[str, Any] | None) -> ConfigError:
+  host = holder['host'] if holder else 'another process'
+  return ConfigError(
+    f'{folder} is being written by a run on {host}: wait for it, stop it, or '
+    'take another --workdir'
+  )
+
+
+def _await_end(
+  folder: pathlib.Path, holder: dict[str, Any], *, stale: float
+) -> None:
+  """Returns when the holder's heart has stood still for `stale` seconds.
+
+  Raises:
+    ConfigError: it beats.
+  """
+  path = folder / NAME
+  told = False
+  while _age(path) < stale:
+    if not told:
+      print(
+        f'{folder} was last written by a run on {holder["host"]}: watching '
+        f'up to {stale:.0f} s whether it lives',
+        file=sys.stderr,
+        flush=True,
+      )
+      told = True
+    time.sleep(min(1.0, stale / 20))
+    now = _read(path)
+    if now is not None and now != holder:
+      raise _refuse(folder, now)
+
+
+@contextlib.contextmanager
+def held(
+  folder: pathlib.Path,
+  *,
+  beat: float = BEAT,
+  stale: float = STALE,
+  lost: Callable[[int], Any] = os._exit,
+) -> Iterator[None]:
+  """Holds a run's folder for writing; a clean end frees it at once.
+
+  Args:
+    folder: of the run; it exists.
+    beat: seconds between signs of life.
+    stale: seconds without any after which a holder elsewhere is dead.
+    lost: called with the exit code when another took the folder over.
+
+  Raises:
+    ConfigError: another process writes here.
+  """
+  path = folder / NAME
+  descriptor = _open(path)
+  try:
+    kind = _flock(descriptor)
+    holder = _read(path)
+    if kind == 'held':
+      raise _refuse(folder, holder)
+    mine = dict(
+      owner=secrets.token_hex(8),
+      host=socket.gethostname(),
+      machine=_machine(),
+      mount=os.fstat(descriptor).st_dev,
+      flock=kind,
+      beats=0,
+    )
+    same = ('machine', 'mount', 'flock')
+    here = holder is not None and all(
+      holder.get(key) == mine[key] for key in same
+    )
+    if holder is not None and not (here and kind == 'mine'):
+      _await_end(folder, holder, stale=stale)
+    _write(descriptor, mine)
+    if holder is not None and not here:
+      # Two that found the same dead one: the last to write its name stays.
+      time.sleep(min(1.0, stale / 20))
+      now = _read(path)
+      if now is None or now['owner'] != mine['owner']:
+        raise _refuse(folder, now)
+    try:
+      with _heart(path, descriptor, mine, beat, lost):
+        yield
+    finally:
+      if (_read(path) or mine)['owner'] == mine['owner']:
+        path.unlink(missing_ok=True)
+  finally:
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _heart(
+  path: pathlib.Path,
+  descriptor: int,
+  mine: dict[str, Any],
+  beat: float,
+  lost: Callable[[int], Any],
+) -> Iterator[None]:
+  """A thread that writes a sign of life each `beat` seconds."""
+  ended = threading.Event()
+
+  def live() -> None:
+    count = 0
+    while not ended.wait(beat):
+      # A disk in trouble is the business of who saves; the lease runs on.
+      with contextlib.suppress(OSError):
+        now = _read(path)
+        if now is None or now['owner'] != mine['owner']:
+          if now is None and path.exists():
+            continue
+          host = now['host'] if now else 'someone'
+          line = f'{path.parent} was taken over by {host}: leaving\n'
+          os.write(2, line.encode())
+          lost(LOST)
+          return
+        count += 1
+        _write(descriptor, mine | {'beats': count})
+
+  thread = threading.Thread(target=live, name='lock', daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
