@@ -11,6 +11,7 @@ initial values of a small model.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,24 @@ def grid(shape: tuple[int, ...]) -> list[Array]:
   ]
 
 
+def drop_at(
+  x: Array, key: Array, rate: Array | float, coordinates: Sequence[Array]
+) -> Array:
+  """Dropout of a part of a whole, whose elements lie at `coordinates` there.
+
+  Args:
+    x: the part.
+    key: as in `dropout`.
+    rate: as in `dropout`.
+    coordinates: uint32, one array an axis, as `grid` gives for the whole.
+  """
+  bits = coordinate_bits(key, *coordinates)
+  rate = jnp.asarray(rate, jnp.float32)
+  kept = bits >= (rate * 2.0**32).astype(jnp.uint32)
+  factor = (1.0 / (1.0 - rate)).astype(x.dtype)
+  return jnp.where(kept, x * factor, jnp.zeros((), x.dtype))
+
+
 @jax.custom_vjp
 def dropout(x: Array, key: Array, rate: Array | float) -> Array:
   """x with each element zeroed at probability `rate`, else divided by 1-rate.
@@ -121,11 +140,7 @@ def dropout(x: Array, key: Array, rate: Array | float) -> Array:
   Returns:
     An array like x whose expectation is x (Srivastava et al. 2014; 5.4).
   """
-  bits = coordinate_bits(key, *grid(x.shape))
-  rate = jnp.asarray(rate, jnp.float32)
-  kept = bits >= (rate * 2.0**32).astype(jnp.uint32)
-  factor = (1.0 / (1.0 - rate)).astype(x.dtype)
-  return jnp.where(kept, x * factor, jnp.zeros((), x.dtype))
+  return drop_at(x, key, rate, grid(x.shape))
 
 
 def _dropout_forward(x, key, rate):

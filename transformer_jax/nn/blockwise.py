@@ -1,0 +1,474 @@
+"""Attention in blocks: memory grows with the length, not with its square.
+
+The same function as `attention.attention`, forward and backward, for any score
+that looks at one query and one key at a time. Scores exist for one tile of
+queries and keys only; the softmax over all keys comes of a running maximum and
+sum (pure; Milakov & Gimelshein 2018; Rabe & Staats 2021; Dao et al. 2022). The
+backward pass makes each tile again, from q, k, v, the output, the maximum and
+the sum of each row.
+
+A mask that differs from query to query, and a bias, are themselves quadratic:
+they are what the caller gives, one byte or one float a pair.
+
+`read`, `merge`, `finish` and `gradients` are the parts that attention over a
+sequence spread over devices is made of: each device reads its shard of the
+keys, with `Origin` saying where the shard lies, and merges what was read.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from transformer_jax.nn import randomness
+from transformer_jax.nn.attention import MASKED, Drop, dot_scores
+
+# Numbers that a tile may hold; measured on two cores, where a tile then stays
+# in the cache: `python -m experiments.bench --suite=attention`.
+TILE_NUMBERS = 1 << 19
+# Rows of a tile. Below, a step of the loop costs more than its arithmetic.
+LEAST_BLOCK, LARGEST_BLOCK = 16, 512
+
+
+class Origin(NamedTuple):
+  """Where the arrays begin in the whole: it decides which weights drop."""
+
+  b: Array | int = 0
+  h: Array | int = 0
+  t: Array | int = 0
+  s: Array | int = 0
+
+
+class Inputs(NamedTuple):
+  """What attention is differentiated by; see `attention.attention`."""
+
+  q_BTHK: Array
+  k_BSHK: Array
+  v_BSHE: Array
+  w: Array | None
+  scale: Array
+  bias_HTS: Array | None
+
+
+class Given(NamedTuple):
+  """What it is not differentiated by."""
+
+  mask_BTS: Array
+  drop: Drop | None
+  origin: Origin
+
+
+class Form(NamedTuple):
+  """What the program is, known when it is traced."""
+
+  scores: Callable[..., Array]
+  queries: int  # of a tile
+  keys: int
+
+
+class Read(NamedTuple):
+  """What rows have read of the keys so far; float32."""
+
+  maximum_BHT: Array  # of the scores
+  sum_BHT: Array  # of exp(score - maximum)
+  mixed_BTHE: Array  # of exp(score - maximum) times the value
+
+
+def attention(
+  q_BTHK: Array,
+  k_BSHK: Array,
+  v_BSHE: Array,
+  mask_BTS: Array,
+  *,
+  scale: Array | float,
+  scores: Callable[..., Array] = dot_scores,
+  w: Array | None = None,
+  bias_HTS: Array | None = None,
+  drop: Drop | None = None,
+  blocks: tuple[int, int] | None = None,
+) -> Array:
+  """softmax(scale * scores(q, k) + bias) v of each head, tile by tile.
+
+  The arguments are those of `attention.attention`, and
+
+  Args:
+    blocks: queries and keys of a tile, at most; None: from the shapes, so that
+      what the score holds of a tile stays small.
+
+  Returns:
+    mixed_BTHE in the dtype of v.
+
+  >>> q = k = v = jnp.ones((1, 1000, 1, 2))
+  >>> see_all = jnp.ones((1, 1, 1000), bool)
+  >>> attention(q, k, v, see_all, scale=1.0, blocks=(64, 64))[0, 999, 0]
+  Array([1., 1.], dtype=float32)
+  """
+  inputs = Inputs(
+    q_BTHK, k_BSHK, v_BSHE, w, jnp.asarray(scale, jnp.float32), bias_HTS
+  )
+  mask_BTS = jnp.broadcast_to(mask_BTS, (*mask_BTS.shape[:2], k_BSHK.shape[1]))
+  given = Given(mask_BTS, drop, Origin())
+  return _attend(form_of(inputs, scores, blocks), inputs, given)
+
+
+def form_of(
+  inputs: Inputs,
+  scores: Callable[..., Array],
+  blocks: tuple[int, int] | None = None,
+) -> Form:
+  """The form with tiles of `blocks`, evened out over the lengths.
+
+  Args:
+    inputs: arrays or their shapes.
+    scores: as in `attention`.
+    blocks: as in `attention`.
+  """
+  B, T, H, _ = inputs.q_BTHK.shape
+  S = inputs.k_BSHK.shape[1]
+  if blocks is None:
+    pairs = TILE_NUMBERS // (B * H * held_by(scores, inputs))
+    side = 1 << max(pairs, 1).bit_length() // 2
+    side = min(max(side, LEAST_BLOCK), LARGEST_BLOCK)
+    blocks = (side, side)
+  return Form(scores, *map(_even, (T, S), blocks))
+
+
+def _even(length: int, block: int) -> int:
+  """The least block that needs no more of them than `block` does.
+
+  >>> _even(300, 256), _even(5, 256)
+  (150, 5)
+  """
+  return -(-length // -(-length // block))
+
+
+def held_by(scores: Callable[..., Array], inputs: Inputs) -> int:
+  """Numbers that a score holds for one query and one key of a head.
+
+  1 for products; K for the additive score. It is read from the program, so
+  that it holds for a score from anywhere.
+  """
+  side = 64  # more than its fixed costs, such as parameters
+  q, k = (
+    jax.ShapeDtypeStruct((1, side, *x.shape[2:]), x.dtype)
+    for x in (inputs.q_BTHK, inputs.k_BSHK)
+  )
+  program = jax.make_jaxpr(lambda q, k, w, c: scores(q, k, w, scale=c))(
+    q, k, inputs.w, inputs.scale
+  )
+  sizes = [
+    math.prod(getattr(var.aval, 'shape', ()))
+    for equation in program.jaxpr.eqns
+    for var in equation.outvars
+  ]
+  H = inputs.q_BTHK.shape[2]
+  return max(1, max(sizes) // (side * side * H))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(form: Form, inputs: Inputs, given: Given) -> Array:
+  return finish(read(form, inputs, given), inputs.v_BSHE.dtype)
+
+
+def _forward(form: Form, inputs: Inputs, given: Given) -> tuple[Array, Any]:
+  found = read(form, inputs, given)
+  mixed_BTHE = finish(found, inputs.v_BSHE.dtype)
+  return mixed_BTHE, (inputs, given, found[:2], mixed_BTHE)
+
+
+def _backward(form: Form, saved: Any, cotangent_BTHE: Array) -> Any:
+  inputs, given, statistics, mixed_BTHE = saved
+  found = gradients(form, inputs, given, statistics, mixed_BTHE, cotangent_BTHE)
+  return found, None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def read(form: Form, inputs: Inputs, given: Given) -> Read:
+  """All queries read all keys, tile by tile.
+
+  Args:
+    form: of `form_of`.
+    inputs: of one shard of the keys, or of all.
+    given: its mask, with all axes S long; dropout; where the shard lies.
+  """
+  B, T, H, _ = inputs.q_BTHK.shape
+  inputs, given, inside_S = _padded(form, inputs, given)
+  S, E = inputs.v_BSHE.shape[1], inputs.v_BSHE.shape[3]
+
+  def rows(t: Array) -> Read:
+    start = Read(
+      jnp.full((B, H, form.queries), -jnp.inf),
+      jnp.zeros((B, H, form.queries)),
+      jnp.zeros((B, form.queries, H, E)),
+    )
+
+    def body(done: Read, s: Array) -> tuple[Read, None]:
+      tile = _tile(form, inputs, given, inside_S, t, s)
+      return merge(done, _read_tile(form, *tile)), None
+
+    return jax.lax.scan(body, start, jnp.arange(0, S, form.keys))[0]
+
+  found = jax.lax.map(rows, jnp.arange(0, T, form.queries))
+  return Read(
+    _joined(found.maximum_BHT, 2)[..., :T],
+    _joined(found.sum_BHT, 2)[..., :T],
+    _joined(found.mixed_BTHE, 1)[:, :T],
+  )
+
+
+def merge(one: Read, other: Read) -> Read:
+  """What was read of one part of the keys and of another, as one reading."""
+  maximum = jnp.maximum(one.maximum_BHT, other.maximum_BHT)
+  # A maximum of -inf stands for no key at all; never do both.
+  a, b = (jnp.exp(x.maximum_BHT - maximum) for x in (one, other))
+  return Read(
+    maximum,
+    one.sum_BHT * a + other.sum_BHT * b,
+    one.mixed_BTHE * _beside(a) + other.mixed_BTHE * _beside(b),
+  )
+
+
+def finish(found: Read, dtype: Any) -> Array:
+  """mixed_BTHE of rows that have read every key."""
+  return (found.mixed_BTHE / _beside(found.sum_BHT)).astype(dtype)
+
+
+def gradients(
+  form: Form,
+  inputs: Inputs,
+  given: Given,
+  statistics: tuple[Array, Array],
+  mixed_BTHE: Array,
+  cotangent_BTHE: Array,
+) -> Inputs:
+  """The gradient by each of the inputs, tile by tile.
+
+  Args:
+    form: as in `read`.
+    inputs: as in `read`.
+    given: as in `read`.
+    statistics: maximum_BHT and sum_BHT over all keys, not the shard's alone.
+    mixed_BTHE: the result over all keys.
+    cotangent_BTHE: of it.
+
+  Returns:
+    The part that these keys have in it, in the dtypes of the inputs.
+  """
+  T, S = inputs.q_BTHK.shape[1], inputs.k_BSHK.shape[1]
+  delta_BHT = jnp.einsum(
+    'BTHE,BTHE->BHT',
+    cotangent_BTHE,
+    mixed_BTHE,
+    preferred_element_type=jnp.float32,
+  )
+  extra = -T % form.queries
+  # Rows beyond the last have weights exp(-inf) = 0, whatever they score.
+  maximum_BHT, sum_BHT = statistics
+  rows_of = (
+    _extended(maximum_BHT, 2, extra, jnp.inf),
+    _extended(sum_BHT, 2, extra, 1),
+    _extended(delta_BHT, 2, extra),
+    _extended(cotangent_BTHE, 1, extra),
+  )
+  padded, given, inside_S = _padded(form, inputs, given)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), padded)
+
+  def rows(sums: tuple, t: Array) -> tuple[tuple, tuple]:
+    own = [
+      _taken(x, axis, t, form.queries)
+      for x, axis in zip(rows_of, (2, 2, 2, 1), strict=True)
+    ]
+
+    def body(sums: tuple, s: Array) -> tuple[tuple, Array | None]:
+      tile = _tile(form, padded, given, inside_S, t, s)
+      new = _tile_gradients(form, *tile, own)
+      q, k, v, w, scale = sums
+      k = _added(k, new.k_BSHK, s)
+      v = _added(v, new.v_BSHE, s)
+      w, scale = jax.tree.map(jnp.add, (w, scale), (new.w, new.scale))
+      return (q + new.q_BTHK, k, v, w, scale), new.bias_HTS
+
+    q = _taken(zeros.q_BTHK, 1, t, form.queries)
+    sums, bias = jax.lax.scan(
+      body, (q, *sums), jnp.arange(0, padded.k_BSHK.shape[1], form.keys)
+    )
+    return sums[1:], (sums[0], None if bias is None else _joined(bias, 2))
+
+  (k, v, w, scale), (q, bias) = jax.lax.scan(
+    rows, zeros[1:5], jnp.arange(0, padded.q_BTHK.shape[1], form.queries)
+  )
+  if bias is not None:
+    bias = _joined(bias, 1)[:, :T, :S]
+  found = Inputs(_joined(q, 1)[:, :T], k[:, :S], v[:, :S], w, scale, bias)
+  return jax.tree.map(lambda x, like: x.astype(like.dtype), found, inputs)
+
+
+def _read_tile(
+  form: Form, tile: Inputs, seen_BTS: Array, inside_S: Array, drop: Any
+) -> Read:
+  """`Read` of one tile."""
+  scores_BHTS = form.scores(tile.q_BTHK, tile.k_BSHK, tile.w, scale=tile.scale)
+  scores_BHTS = _masked(scores_BHTS, tile.bias_HTS, seen_BTS, inside_S)
+  maximum_BHT = jnp.max(scores_BHTS, axis=-1)
+  weights_BHTS = jnp.exp(scores_BHTS - maximum_BHT[..., None])
+  sum_BHT = jnp.sum(weights_BHTS, axis=-1)
+  weights_BHTS = _dropped(weights_BHTS, drop).astype(tile.v_BSHE.dtype)
+  mixed_BTHE = jnp.einsum(
+    'BHTS,BSHE->BTHE',
+    weights_BHTS,
+    tile.v_BSHE,
+    preferred_element_type=jnp.float32,
+  )
+  return Read(maximum_BHT, sum_BHT, mixed_BTHE)
+
+
+def _tile_gradients(
+  form: Form,
+  tile: Inputs,
+  seen_BTS: Array,
+  inside_S: Array,
+  drop: Any,
+  rows: Sequence[Array],
+) -> Inputs:
+  """What one tile adds to the gradient of each input; float32.
+
+  delta is the mean gradient of a row's weights, which the softmax takes off:
+  sum_S weight * gradient = sum_E cotangent * mixed.
+  """
+
+  maximum_BHT, sum_BHT, delta_BHT, cotangent_BTHE = rows
+
+  def score(q_BTHK, k_BSHK, w, scale):
+    return form.scores(q_BTHK, k_BSHK, w, scale=scale)
+
+  scores_BHTS, back = jax.vjp(
+    score, tile.q_BTHK, tile.k_BSHK, tile.w, tile.scale
+  )
+  scores_BHTS = _masked(scores_BHTS, tile.bias_HTS, seen_BTS, inside_S)
+  weights_BHTS = jnp.exp(scores_BHTS - maximum_BHT[..., None])
+  weights_BHTS = weights_BHTS / sum_BHT[..., None]
+  v_BSHE, f32 = tile.v_BSHE, jnp.float32
+  by_weight_BHTS = jnp.einsum(
+    'BTHE,BSHE->BHTS', cotangent_BTHE, v_BSHE, preferred_element_type=f32
+  )
+  by_v_BSHE = jnp.einsum(
+    'BHTS,BTHE->BSHE',
+    _dropped(weights_BHTS, drop).astype(v_BSHE.dtype),
+    cotangent_BTHE,
+    preferred_element_type=f32,
+  )
+  by_weight_BHTS = _dropped(by_weight_BHTS, drop) - delta_BHT[..., None]
+  by_score_BHTS = jnp.where(
+    seen_BTS[:, None], weights_BHTS * by_weight_BHTS, jnp.float32(0)
+  )
+  by_q, by_k, by_w, by_scale = back(by_score_BHTS)
+  bias = None if tile.bias_HTS is None else jnp.sum(by_score_BHTS, axis=0)
+  found = Inputs(by_q, by_k, by_v_BSHE, by_w, by_scale, bias)
+  return jax.tree.map(lambda x: x.astype(f32), found)
+
+
+def _masked(
+  scores_BHTS: Array, bias_HTS: Array | None, seen_BTS: Array, inside_S: Array
+) -> Array:
+  """Scores as softmax takes them; -inf, and not MASKED, beyond the last key.
+
+  So a row that may see no key still has even weights over the real ones.
+  """
+  if bias_HTS is not None:
+    scores_BHTS = scores_BHTS + bias_HTS[None]
+  scores_BHTS = jnp.where(seen_BTS[:, None], scores_BHTS, jnp.float32(MASKED))
+  return jnp.where(inside_S[None, None, None], scores_BHTS, -jnp.inf)
+
+
+def _dropped(x_BHTS: Array, drop: Any) -> Array:
+  """x with the elements at the coordinates of `drop` dropped, if any."""
+  if drop is None:
+    return x_BHTS
+  key, rate, coordinates = drop
+  return randomness.drop_at(x_BHTS, key, rate, coordinates)
+
+
+def _padded(
+  form: Form, inputs: Inputs, given: Given
+) -> tuple[Inputs, Given, Array]:
+  """Everything a whole number of tiles long, and which keys are real."""
+  T, S = inputs.q_BTHK.shape[1], inputs.k_BSHK.shape[1]
+  t, s = -T % form.queries, -S % form.keys
+  bias, mask = inputs.bias_HTS, _extended(given.mask_BTS, 2, s)
+  if mask.shape[1] > 1:
+    mask = _extended(mask, 1, t)
+  inputs = inputs._replace(
+    q_BTHK=_extended(inputs.q_BTHK, 1, t),
+    k_BSHK=_extended(inputs.k_BSHK, 1, s),
+    v_BSHE=_extended(inputs.v_BSHE, 1, s),
+    bias_HTS=None if bias is None else _extended(_extended(bias, 1, t), 2, s),
+  )
+  return inputs, given._replace(mask_BTS=mask), jnp.arange(S + s) < S
+
+
+def _tile(
+  form: Form, inputs: Inputs, given: Given, inside_S: Array, t: Array, s: Array
+) -> tuple[Inputs, Array, Array, Any]:
+  """The tile whose first query is t and first key s."""
+
+  def cut(x: Array, axis_t: int | None, axis_s: int | None) -> Array:
+    if axis_t is not None:
+      x = _taken(x, axis_t, t, form.queries)
+    return x if axis_s is None else _taken(x, axis_s, s, form.keys)
+
+  bias, drop, origin = inputs.bias_HTS, given.drop, given.origin
+  tile = inputs._replace(
+    q_BTHK=cut(inputs.q_BTHK, 1, None),
+    k_BSHK=cut(inputs.k_BSHK, None, 1),
+    v_BSHE=cut(inputs.v_BSHE, None, 1),
+    bias_HTS=None if bias is None else cut(bias, 1, 2),
+  )
+  seen_BTS = cut(given.mask_BTS, None, 2)
+  if seen_BTS.shape[1] > 1:
+    seen_BTS = cut(seen_BTS, 1, None)
+  dropped = None
+  if drop is not None:
+    B, _, H, _ = inputs.q_BTHK.shape
+    starts = origin.b, origin.h, origin.t + t, origin.s + s
+    coordinates = [
+      own + jnp.asarray(start).astype(jnp.uint32)
+      for own, start in zip(
+        randomness.grid((B, H, form.queries, form.keys)), starts, strict=True
+      )
+    ]
+    dropped = drop.key, drop.rate, coordinates
+  return tile, seen_BTS, cut(inside_S, None, 0), dropped
+
+
+def _taken(x: Array, axis: int, start: Array, size: int) -> Array:
+  return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+
+
+def _added(x: Array, new: Array, start: Array) -> Array:
+  """x with `new` added from `start` on along axis 1."""
+  own = _taken(x, 1, start, new.shape[1])
+  return jax.lax.dynamic_update_slice_in_dim(x, own + new, start, 1)
+
+
+def _extended(x: Array, axis: int, count: int, value: float = 0) -> Array:
+  """x with `count` more elements along an axis."""
+  if not count:
+    return x
+  pads = [(0, count if axis == own else 0) for own in range(x.ndim)]
+  return jnp.pad(x, pads, constant_values=value)
+
+
+def _joined(blocks: Array, axis: int) -> Array:
+  """[blocks, ..., length, ...] with the blocks side by side along `axis`."""
+  x = jnp.moveaxis(blocks, 0, axis)
+  return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+
+def _beside(x_BHT: Array) -> Array:
+  return jnp.swapaxes(x_BHT, 1, 2)[..., None]
