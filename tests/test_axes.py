@@ -1,5 +1,6 @@
-"""Every named choice of the model: it has its function, and it matters."""
+"""Every named choice: it has its function, it matters, and it is whole."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,34 +8,44 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.presets import PRESETS
-from transformer_jax.config import FIELDS, Config, override
-from transformer_jax.data.batches import Batch
+from tests.choices import BATCH, V, baseline, each, neutral, trained
+from transformer_jax.config import FIELDS
 from transformer_jax.inference.translate import STRATEGIES
 from transformer_jax.nn import (
   attention,
   implementations,
   initializers,
   layers,
+  norms,
   positions,
-  randomness,
   transformer,
 )
-from transformer_jax.training import optim
-from transformer_jax.training.state import (
-  State,
-  initial_state,
-  numbers,
-  train_step,
+from transformer_jax.nn.transformer import (
+  Transformer,
+  shift_right,
+  variables,
 )
+from transformer_jax.training import optim
+from transformer_jax.training.checkpoint import Checkpoints
 
+SCALES = (attention.SCALES, attention.FOLDS, attention.SCALE_PARAMETERS)
 TABLES = {
   'model.score': (attention.SCORES,),
-  'model.scale': (attention.SCALES,),
+  'model.scale': SCALES,
+  'model.scale_encoder_self': SCALES,
+  'model.scale_decoder_self': SCALES,
+  'model.scale_cross': SCALES,
+  'model.query_key_init': (initializers.QUERY_KEY_INITS,),
+  'model.projections': (attention.PROJECTIONS,),
+  'model.output_projection': (attention.OUTPUT_PROJECTIONS,),
+  'model.causal_mask': (attention.CAUSAL_MASKS,),
+  'model.norm': (norms.NORMS,),
+  'model.residual': (layers.RESIDUALS,),
   'model.position_join': (positions.JOINS,),
   'model.norm_order': (layers.ENTER, layers.LEAVE),
   'model.activation': (layers.ACTIVATIONS,),
   'model.position': (transformer.POSITIONS,),
+  'model.position_decoder': (transformer.POSITIONS,),
   'model.embedding_scale': (transformer.EMBEDDING_SCALES,),
   'model.initialization': (initializers.INITIALIZATIONS,),
   'model.compute_dtype': (layers.DTYPES,),
@@ -43,61 +54,101 @@ TABLES = {
   'optim.schedule': (optim.SCHEDULES,),
   'decode.strategy': (STRATEGIES,),
 }
-# How it is computed, not what: these must change nothing.
-NEUTRAL = {
-  'model.remat',
-  'model.layer_loop',
-  'model.attention_implementation',
-}
-QUICK = {'model.score', 'model.scale', 'model.position_join'}
-CHOICES = [
-  pytest.param(path, choice, marks=() if path in QUICK else pytest.mark.slow)
-  for path, field in FIELDS.items()
-  if path.startswith(('model.', 'optim.'))
-  for choice in (field.choices or ())[1:]
-]
-BATCH = Batch(
-  np.array([[5, 6, 7, 2, 0], [5, 9, 11, 6, 2]], np.int32),
-  np.array([[7, 8, 9, 2], [5, 3, 2, 0]], np.int32),
-)
+CHOICES = each('model.', 'optim.')
 
 
 @pytest.mark.parametrize('path', TABLES)
 def test_a_table_has_exactly_the_choices(path):
   for table in TABLES[path]:
-    assert set(table) == set(FIELDS[path].choices or ())
-
-
-def base() -> Config:
-  config = override(Config(), PRESETS['test'].overrides)
-  changes = {
-    'model.max_positions': 16,
-    'optim.schedule': 'paper',
-    'optim.learning_rate': 1.0,
-    'optim.warmup_steps': 100,
-  }
-  return override(config, changes)
-
-
-@functools.cache
-def after_two_steps(path: str, choice: str) -> State:
-  config = override(base(), {path: choice} if path else {})
-  model = transformer.Transformer(config.model, 16, 16)
-  key = randomness.seed_key(0)
-  step = jax.jit(train_step(config, model))
-  state = jax.jit(initial_state(config, model))(key)
-  for _ in range(2):
-    state, _ = step(state, BATCH, key, numbers(config))
-  return state
+    assert set(table) == set(FIELDS[path].choices or ()) - {'same'}
 
 
 @pytest.mark.parametrize('path, choice', CHOICES)
-def test_each_choice_trains_and_differs_unless_it_is_neutral(path, choice):
-  before = jax.tree.leaves(after_two_steps('', '').params)
-  after = jax.tree.leaves(after_two_steps(path, choice).params)
+def test_a_choice_trains_differs_decodes_and_is_restored(
+  path, choice, tmp_path
+):
+  case = trained(path, choice)
+  before = jax.tree.leaves(baseline().end.params)
+  after = jax.tree.leaves(case.end.params)
   assert all(np.all(np.isfinite(leaf)) for leaf in after)
   same = len(before) == len(after) and all(
     a.shape == b.shape and jnp.allclose(a, b, rtol=1e-4, atol=1e-5)
     for a, b in zip(before, after, strict=True)
   )
-  assert same == (path in NEUTRAL)
+  assert same == neutral(path, choice)
+  keeps_the_initial_values_of_the_rest(case, path)
+  decodes_with_a_cache_as_without(case)
+  survives_checkpoint_and_restore(case, tmp_path)
+
+
+def leaves(tree):
+  found, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
+
+
+def keeps_the_initial_values_of_the_rest(case, path):
+  """What a choice does not speak of starts bitwise as in the baseline."""
+  # These are about initial values, of the parameters named.
+  speaks_of = {
+    'model.initialization': ('attention', 'feed_forward'),
+    'model.query_key_init': ('w_q', 'w_k'),
+    'model.scale': ('w_q',),
+  }
+  own = next((w for p, w in speaks_of.items() if path.startswith(p)), ())
+  before, after = leaves(baseline().start.params), leaves(case.start.params)
+  shared = {
+    name
+    for name in before.keys() & after.keys()
+    if before[name].shape == after[name].shape
+    and not any(word in name for word in own)
+  }
+  assert shared
+  for name in shared:
+    np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+
+
+def decodes_with_a_cache_as_without(case):
+  # What is decoded step by step cannot see what is not there yet.
+  whole = dataclasses.replace(case.config.model, causal_mask='present')
+  own = variables(case.weights)
+  full_BTV = jax.jit(Transformer(whole, V, V).apply)(own, *BATCH)
+
+  @jax.jit
+  def decode(own, source_BS, read_BT):
+    apply = functools.partial(case.model.apply, own)
+    memory = apply(source_BS, method='encode')
+    cache = apply(memory, 8, method='start_cache')
+
+    def step(cache, t):
+      logits_BV, cache = apply(read_BT[:, t], t, cache, method='decode_step')
+      return cache, logits_BV
+
+    return jax.lax.scan(step, cache, jnp.arange(read_BT.shape[1]))[1]
+
+  read_BT = shift_right(jnp.asarray(BATCH.target_BT))
+  found_TBV = decode(own, BATCH.source_BS, read_BT)
+  close = 1e-5 if case.config.model.compute_dtype == 'float32' else 0.05
+  real_BT = BATCH.target_BT != 0
+  np.testing.assert_allclose(
+    jnp.swapaxes(found_TBV, 0, 1)[real_BT],
+    full_BTV[real_BT],
+    rtol=close,
+    atol=close,
+  )
+
+
+def survives_checkpoint_and_restore(case, folder):
+  kept = Checkpoints(
+    folder,
+    keep_latest=1,
+    keep_best=0,
+    best_metric_mode='min',
+    config='{}',
+  )
+  state = jax.device_put(case.end, jax.local_devices()[0])
+  kept.save(3, state, metric=None)
+  kept.wait()
+  found = kept.restore(jax.eval_shape(lambda: state))
+  assert jax.tree.structure(found) == jax.tree.structure(state)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()

@@ -16,6 +16,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from transformer_jax.refusals import REFUSALS
+
 
 class ConfigError(ValueError):
   """A config value that cannot be used; the text is one line with the mend."""
@@ -36,6 +38,17 @@ def choice(*choices: str, help: str, affects='result') -> Any:
 # data.text -> what BLEU of such text is called. Tokenised BLEU is another
 # number than BLEU: it has its own name, so that no table can mix them.
 BLEU_NAMES = {'raw': 'bleu', 'pretokenized': 'tokenized_bleu'}
+
+_SITE_SCALES = (
+  'same',
+  'rsqrt_d_k',
+  'none',
+  'inverse_d_k',
+  'learned',
+  'folded_init',
+  'folded_init_rate',
+)
+_POSITIONS = ('sinusoid', 'learned', 'none', 'rotary', 'relative')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +71,44 @@ class ModelConfig:
     'does not look at all, the negative control',
   )
   scale: str = choice(
-    'rsqrt_d_k',
+    *_SITE_SCALES[1:],
+    help='factor on the scores of every attention (3.2.1); learned: one a '
+    "head, from 1/sqrt(d_k); folded: 1/sqrt(d_k) is in the query's initial "
+    'values, or there and in its learning rate, instead',
+  )
+  scale_encoder_self: str = choice(*_SITE_SCALES, help='of that site alone')
+  scale_decoder_self: str = choice(*_SITE_SCALES, help='of that site alone')
+  scale_cross: str = choice(*_SITE_SCALES, help='of that site alone')
+  query_key_init: str = choice(
+    'recipe',
+    'fan_in',
+    'fan_avg',
+    help='query and key weights start as in initialization; with variance '
+    '1/d_model; or 2/(d_model + heads d_k)',
+  )
+  projections: str = choice(
+    'separate',
+    'shared_query_key',
+    'shared_key_value',
+    'identity',
+    help='weights of queries, keys and values: three (3.2.2), one less, or '
+    'none, where attention reads the embeddings themselves',
+  )
+  output_projection: str = choice(
+    'linear', 'none', help='W_O (3.2.2), or the heads side by side'
+  )
+  causal_mask: str = choice(
+    'present', 'absent', help='may a target position see later ones (3.2.3)'
+  )
+  norm: str = choice(
+    'layer',
+    'rms',
+    'batch',
     'none',
-    'inverse_d_k',
-    help='factor on the scores of every attention (3.2.1)',
+    help='of the residual sums (3.1); batch: over the tokens of a batch',
+  )
+  residual: str = choice(
+    'sum', 'none', help='x + f(x) around each sub-layer (3.1), or f(x)'
   )
   norm_order: str = choice(
     'post', 'pre', help='norm after the residual sum (3.1), or before'
@@ -70,15 +117,24 @@ class ModelConfig:
     'relu', 'gelu', 'silu', help='of the feed-forward (3.3, eq. 2)'
   )
   position: str = choice(
-    'sinusoid', 'learned', 'none', help='position code (3.5; Table 3 E)'
+    *_POSITIONS,
+    help='position code (3.5; Table 3 E); rotary turns queries and keys, '
+    'relative adds to scores by distance (Su 2021; Raffel 2020)',
+  )
+  position_decoder: str = choice(
+    'same', *_POSITIONS, help='of the decoder alone'
   )
   position_join: str = choice(
     'add',
     'concat_project',
     'concat_random',
     'add_mapped',
+    'concat_narrow',
     help='x + p (3.5); [x; p] W from W = [I; I], where it is the sum, or from '
-    'a random W; x + p W, a control',
+    'a random W; x + p W, a control; [x; p] with d_position less for x',
+  )
+  d_position: int = number(
+    64, 'width of the position in position_join=concat_narrow'
   )
   max_positions: int = number(
     512, 'rows of a learned position table; a sinusoid has no limit'
@@ -122,6 +178,15 @@ class ModelConfig:
     help='one layer program for N layers, or N of them',
     affects='run',
   )
+
+  def at(self, axis: str, site: str) -> str:
+    """The choice of `axis` at one site: its own, or that of all.
+
+    An axis has a site where there is a field AXIS_SITE; `same` is its default.
+    """
+    values = dataclasses.asdict(self)
+    own = values.get(f'{axis}_{site}', 'same')
+    return values[axis] if own == 'same' else own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,17 +442,12 @@ def validate(config: Config) -> None:
   Raises:
     ConfigError: one line that names the field and what it may be.
   """
-  model, optim, data, decode = (
-    config.model,
-    config.optim,
-    config.data,
-    config.decode,
-  )
+  optim, data, decode = config.optim, config.data, config.decode
   values = flatten(config)
   positive = """model.layers model.d_model model.d_ff model.heads model.d_k
-    model.d_v model.max_positions optim.warmup_steps optim.accumulate
-    data.vocabulary_size data.max_length data.max_tokens data.buckets
-    data.batches_per_run data.task_min_length data.task_symbols
+    model.d_v model.d_position model.max_positions optim.warmup_steps
+    optim.accumulate data.vocabulary_size data.max_length data.max_tokens
+    data.buckets data.batches_per_run data.task_min_length data.task_symbols
     data.task_distance data.task_held_out train.steps train.log_every
     train.evaluate_every train.save_every train.keep_latest decode.beam_size
     decode.n_best decode.max_tokens decode.average"""
@@ -413,20 +473,9 @@ def validate(config: Config) -> None:
       f'decode.temperature={decode.temperature} must be positive; '
       '--decode.strategy=greedy is its limit at 0'
     )
-  if model.position == 'sinusoid' and model.d_model % 2:
-    raise ConfigError(
-      f'model.d_model={model.d_model} must be even: a sinusoid has pairs of '
-      'sine and cosine (or take --model.position=learned)'
-    )
-  if model.position == 'learned' and model.max_positions < data.max_length:
-    raise ConfigError(
-      f'model.max_positions={model.max_positions} is less than '
-      f'data.max_length={data.max_length}; raise it or shorten the sentences'
-    )
-  if model.tie == 'all' and data.vocabulary == 'separate':
-    raise ConfigError(
-      'model.tie=all needs data.vocabulary=joint; take --model.tie=decoder'
-    )
+  for refusal in REFUSALS:
+    if refusal.refused(config):
+      raise ConfigError(refusal.reason(config))
   if decode.strategy == 'greedy' and decode.n_best > 1:
     raise ConfigError('decode.n_best needs --decode.strategy=beam or sample')
   if decode.strategy == 'beam' and decode.n_best > decode.beam_size:

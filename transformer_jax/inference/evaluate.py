@@ -25,7 +25,7 @@ from transformer_jax.inference.grouping import (
 )
 from transformer_jax.inference.translate import translate_sentences
 from transformer_jax.nn import implementations
-from transformer_jax.nn.transformer import Transformer
+from transformer_jax.nn.transformer import Transformer, variables
 from transformer_jax.training.loss import TokenLosses, token_losses
 from transformer_jax.training.state import loss_chunk
 
@@ -86,7 +86,7 @@ def row_sums(
 def _apply(
   model: Transformer, params: Params, *args: Array, method: str
 ) -> Any:
-  return model.apply({'params': params}, *args, method=method)
+  return model.apply(variables(params), *args, method=method)
 
 
 def summarise(rows: Iterable[RowSums]) -> Scores:

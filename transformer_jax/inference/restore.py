@@ -66,7 +66,11 @@ def load_run(workdir: str, config: Config) -> Run:
 
   from transformer_jax.data.tokens import load_vocabularies
   from transformer_jax.nn import implementations, randomness
-  from transformer_jax.nn.transformer import Transformer, initial_params
+  from transformer_jax.nn.transformer import (
+    Transformer,
+    initial_weights,
+    with_statistics,
+  )
   from transformer_jax.training.checkpoint import Checkpoints, average
 
   folder = pathlib.Path(workdir).expanduser()
@@ -84,11 +88,13 @@ def load_run(workdir: str, config: Config) -> Run:
       f'{workdir} has no {config.decode.checkpoint} checkpoint yet: train it '
       'first'
     )
-  draw = initial_params(
+  draw = initial_weights(
     config.model, source_vocabulary=sizes[0], target_vocabulary=sizes[1]
   )
   like = jax.eval_shape(draw, randomness.seed_key(0))
-  params = average(checkpoints.restore_params(like, step) for step in steps)
+  fields = dict(params=like[0], statistics=like[1])
+  parts = average(checkpoints.restore_parts(fields, step) for step in steps)
+  params = with_statistics(**parts)
   platform = jax.local_devices()[0].platform
   attend = implementations.choose(config.model, platform=platform)
   model = Transformer(config.model, *sizes, attend)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from transformer_jax.nn.transformer import variables
+
 Params = Any
 Cache = Any
 
@@ -85,7 +87,7 @@ class ModelStepper:
     return _own(cache, move)
 
   def _apply(self, params: Params, *args: Any, method: str) -> Any:
-    return self.model.apply({'params': params}, *args, method=method)
+    return self.model.apply(variables(params), *args, method=method)
 
 
 def _own(cache: Cache, change: Callable[[Any], Any]) -> Cache:

@@ -142,12 +142,114 @@ SCORES = {
   'uniform': Score(uniform_scores),
 }
 
-# scale: d_k -> the factor on the scores (3.2.1).
+# scale: d_k -> the factor on the scores at run time (3.2.1); a learned one
+# multiplies it, one that is folded is in the query's weights instead.
 SCALES = {
   'rsqrt_d_k': lambda d_k: d_k**-0.5,
   'none': lambda d_k: 1.0,
   'inverse_d_k': lambda d_k: 1.0 / d_k,
+  'learned': lambda d_k: 1.0,
+  'folded_init': lambda d_k: 1.0,
+  'folded_init_rate': lambda d_k: 1.0,
 }
+
+
+class Fold(NamedTuple):
+  """A scale that is in the query's weights W instead of on the scores.
+
+  Under Adam, W' = s W stays s W only if its learning rate is s times as large
+  and its epsilon 1/s times: its gradient is 1/s times that of W, and Adam's
+  direction does not see the length of a gradient but for epsilon.
+
+  initial: s, factor on the query's initial values.
+  rate: s, factor on the query's learning rate and gradient; 1 leaves Adam be.
+  """
+
+  initial: float = 1.0
+  rate: float = 1.0
+
+
+# scale: d_k -> what it makes of the query's weights.
+FOLDS = {
+  'rsqrt_d_k': lambda d_k: Fold(),
+  'none': lambda d_k: Fold(),
+  'inverse_d_k': lambda d_k: Fold(),
+  'learned': lambda d_k: Fold(),
+  'folded_init': lambda d_k: Fold(d_k**-0.5),
+  'folded_init_rate': lambda d_k: Fold(d_k**-0.5, d_k**-0.5),
+}
+
+# scale: the parameters that it needs: (H,) each.
+SCALE_PARAMETERS = {
+  'rsqrt_d_k': (),
+  'none': (),
+  'inverse_d_k': (),
+  'learned': ('scale_H',),
+  'folded_init': (),
+  'folded_init_rate': (),
+}
+
+
+class Scales(NamedTuple):
+  """The factor on the scores at each of the model's sites; traced numbers."""
+
+  encoder_self: Array | float
+  decoder_self: Array | float
+  cross: Array | float
+
+
+class Projections(NamedTuple):
+  """Names of the weights that make queries, keys and values; '' for none."""
+
+  q: str
+  k: str
+  v: str
+
+
+# projections: three of them (3.2.2), or one less, or none.
+PROJECTIONS = {
+  'separate': Projections('w_q_DHK', 'w_k_DHK', 'w_v_DHE'),
+  'shared_query_key': Projections('w_k_DHK', 'w_k_DHK', 'w_v_DHE'),
+  'shared_key_value': Projections('w_q_DHK', 'w_k_DHK', 'w_k_DHK'),
+  'identity': Projections('', '', ''),
+}
+
+
+def project(x_BTD: Array, w_DHK: Array | None, *, heads: int) -> Array:
+  """x W of each head; without a W, x cut into `heads` parts.
+
+  Args:
+    x_BTD: positions.
+    w_DHK: weights, or None.
+    heads: H; divides D where there are no weights.
+
+  Returns:
+    [B, T, H, K].
+  """
+  if w_DHK is None:
+    B, T, _ = x_BTD.shape
+    return x_BTD.reshape(B, T, heads, -1)
+  return jnp.einsum('BTD,DHK->BTHK', x_BTD, w_DHK)
+
+
+def join_heads(mixed_BTHE: Array, w_HED: Array | None) -> Array:
+  """[head 1; ...; head H] W_O; without a W_O, the heads side by side (3.2.2).
+
+  Args:
+    mixed_BTHE: what each head read.
+    w_HED: W_O, or None.
+
+  Returns:
+    [B, T, D], where D = H * E if there is no W_O.
+  """
+  if w_HED is None:
+    B, T, _, _ = mixed_BTHE.shape
+    return mixed_BTHE.reshape(B, T, -1)
+  return jnp.einsum('BTHE,HED->BTD', mixed_BTHE, w_HED)
+
+
+# output_projection: names of its weights.
+OUTPUT_PROJECTIONS = {'linear': ('w_o_HED',), 'none': ()}
 
 
 class Drop(NamedTuple):
@@ -231,3 +333,10 @@ def attention(
 def causal_mask_BTS(length: int) -> Array:
   """[1, T, T], true where the key is not after the query (3.2.3)."""
   return jnp.tri(length, dtype=bool)[None]
+
+
+# causal_mask: tokens that are there [B, T] -> which of them each may see.
+CAUSAL_MASKS = {
+  'present': lambda real_BT: causal_mask_BTS(real_BT.shape[1]),
+  'absent': lambda real_BT: real_BT[:, None],
+}

@@ -58,6 +58,11 @@ def identity() -> Draw:
   return draw
 
 
+def _rsqrt_fan_in(key, shape, fan_in, fan_out):
+  del key, fan_out
+  return jnp.full(shape, fan_in**-0.5, jnp.float32)
+
+
 _NORMAL_OUT = normal(lambda fan_in, fan_out: fan_out**-0.5)
 _FAN_IN = uniform(lambda fan_in, fan_out: fan_in**-0.5)
 
@@ -66,6 +71,8 @@ _FAN_IN = uniform(lambda fan_in, fan_out: fan_in**-0.5)
 _ADDED = {
   'w_score_HK': normal(lambda fan_in, fan_out: fan_in**-0.5),
   'w_score_HKL': identity(),
+  'scale_H': _rsqrt_fan_in,
+  'w_bias_UH': constant(0.0),
   'join_identity': identity(),
   'join_random': glorot(),
 }
@@ -96,4 +103,14 @@ INITIALIZATIONS: dict[str, dict[str, Draw]] = {
     'positions': _NORMAL_OUT,
     **_ADDED,
   },
+}
+
+# query_key_init: recipe -> how the query and key weights W_DHK start. Their
+# fans are D and H*K. Under fan_in and inputs of unit variance a query and a
+# key have unit variance, and q . k has variance d_k, as footnote 4 supposes;
+# the authors' fan_avg gives d_k (2 D / (D + H K))^2, the same where H K = D.
+QUERY_KEY_INITS: dict[str, Callable[[dict[str, Draw]], Draw]] = {
+  'recipe': lambda recipe: recipe['attention_input'],
+  'fan_in': lambda recipe: uniform(lambda i, o: math.sqrt(3 / i)),
+  'fan_avg': lambda recipe: glorot(),
 }

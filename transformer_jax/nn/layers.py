@@ -6,6 +6,7 @@ are no biases in attention, as in the authors' code (tensor2tensor's
 bias, the embeddings and the pre-softmax product have none.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,12 +16,15 @@ from flax import linen as nn
 from jax import Array
 
 from transformer_jax.config import ModelConfig
-from transformer_jax.nn import attention, randomness
-from transformer_jax.nn.initializers import INITIALIZATIONS
+from transformer_jax.nn import attention, norms, positions, randomness
+from transformer_jax.nn.initializers import (
+  INITIALIZATIONS,
+  QUERY_KEY_INITS,
+  Draw,
+)
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'gelu': jax.nn.gelu, 'silu': jax.nn.silu}
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-EPSILON = 1e-6  # of the layer norm, as in the authors' code
 
 
 class Dropout(NamedTuple):
@@ -57,6 +61,12 @@ class Module(nn.Module):
       fans: fan-in and fan-out.
     """
     draw = INITIALIZATIONS[self.config.initialization][role]
+    return self.drawn(name, draw, shape, fans)
+
+  def drawn(
+    self, name: str, draw: Draw, shape: tuple[int, ...], fans: tuple[int, int]
+  ) -> Array:
+    """The array `name`, in the compute dtype."""
     value = self.own(name, lambda key: draw(key, shape, *fans))
     return value.astype(self.dtype)
 
@@ -72,21 +82,83 @@ class Module(nn.Module):
     return self.param(name, lambda _: draw(key))
 
 
-class LayerNorm(Module):
-  """(x - mean) / deviation over D, times a gain, plus a bias; in float32."""
+def site_scales(config: ModelConfig) -> attention.Scales:
+  """The factor on the scores of each site, as the config has it."""
+  sites = attention.Scales._fields
+  return attention.Scales(
+    *(attention.SCALES[config.at('scale', site)](config.d_k) for site in sites)
+  )
+
+
+# Where the query's weights of each site are in the tree of parameters.
+QUERY_WEIGHTS = {
+  'encoder_self': 'encoder/layers/self_attention/w_q_DHK',
+  'decoder_self': 'decoder/layers/self_attention/w_q_DHK',
+  'cross': 'decoder/layers/cross_attention/w_q_DHK',
+}
+
+
+def query_rates(config: ModelConfig) -> dict[str, float]:
+  """{path: factor on its learning rate} where a scale is folded into it."""
+  rates = {
+    path: attention.FOLDS[config.at('scale', site)](config.d_k).rate
+    for site, path in QUERY_WEIGHTS.items()
+  }
+  return {path: rate for path, rate in rates.items() if rate != 1.0}
+
+
+class Around(NamedTuple):
+  """What a stack tells all its layers beside x.
+
+  scales: of the scores at each site.
+  real_BT: which of the positions hold a token; axes of size 1 repeat.
+  turn: angles of the positions for queries and keys of self-attention, if any.
+  bias_HTS: added to the scores of self-attention, if any.
+  """
+
+  scales: attention.Scales
+  real_BT: Array
+  turn: positions.Turn | None = None
+  bias_HTS: Array | None = None
+
+
+class Norm(Module):
+  """The norm of config.norm, in float32; batch norm keeps running moments.
+
+  It takes a batch's own moments where the collection `statistics` may change,
+  which is in training only, and the running ones elsewhere.
+  """
 
   def setup(self):
-    shape = (self.config.d_model,)
-    self.g_D = self.own('g_D', lambda _: jnp.ones(shape, jnp.float32))
-    self.b_D = self.own('b_D', lambda _: jnp.zeros(shape, jnp.float32))
+    rule, shape = norms.NORMS[self.config.norm], (self.config.d_model,)
+    start = {'g_D': jnp.ones, 'b_D': jnp.zeros}
+    start |= {'mean_D': jnp.zeros, 'variance_D': jnp.ones}
+    # A name at a time: a draw runs later than the loop that made it.
+    self.own_D = [
+      self.own(name, lambda _, name=name: start[name](shape, jnp.float32))
+      for name in rule.parameters
+    ]
+    self.running = [
+      self.variable('statistics', name, start[name], shape, jnp.float32)
+      for name in rule.statistics
+    ]
 
-  def __call__(self, x_BTD: Array) -> Array:
+  def __call__(self, x_BTD: Array, around: Around) -> Array:
     x = x_BTD.astype(jnp.float32)
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    scaled = centred * jax.lax.rsqrt(variance + EPSILON)
-    gained = scaled * self.g_D[None, None] + self.b_D[None, None]
-    return gained.astype(x_BTD.dtype)
+    rule = norms.NORMS[self.config.norm]
+    kept = [self.moments(x, around.real_BT)] if rule.statistics else []
+    return rule.apply(x, *self.own_D, *kept).astype(x_BTD.dtype)
+
+  def moments(self, x_BTD: Array, real_BT: Array) -> norms.Moments:
+    """Those of the batch when training, which also go into the running ones."""
+    before = norms.Moments(*(entry.value for entry in self.running))
+    if self.is_initializing() or not self.is_mutable_collection('statistics'):
+      return before
+    found = norms.moments(x_BTD, real_BT)
+    after = norms.running(before, jax.lax.stop_gradient(found), real_BT)
+    for entry, value in zip(self.running, after, strict=True):
+      entry.value = value
+    return found
 
 
 class MultiHeadAttention(Module):
@@ -104,50 +176,84 @@ class MultiHeadAttention(Module):
   def setup(self):
     c = self.config
     D, H, K, E = c.d_model, c.heads, c.d_k, c.d_v
-    wide = 'attention_input'
-    self.w_q_DHK = self.parameter('w_q_DHK', wide, (D, H, K), (D, H * K))
-    self.w_k_DHK = self.parameter('w_k_DHK', wide, (D, H, K), (D, H * K))
-    self.w_v_DHE = self.parameter('w_v_DHE', wide, (D, H, E), (D, H * E))
-    self.w_o_HED = self.parameter(
-      'w_o_HED', 'attention_output', (H, E, D), (H * E, D)
+    names = attention.PROJECTIONS[c.projections]
+    recipe = INITIALIZATIONS[c.initialization]
+    inputs = recipe['attention_input']
+    query_key = QUERY_KEY_INITS[c.query_key_init](recipe)
+    fold = attention.FOLDS[c.at('scale', self.site)](K)
+    starts = {
+      'w_q_DHK': (lambda *args: fold.initial * query_key(*args), K),
+      'w_k_DHK': (query_key, K),
+      'w_v_DHE': (inputs, E),
+    }
+    made = {
+      name: self.drawn(name, draw, (D, H, width), (D, H * width))
+      for name, (draw, width) in starts.items()
+      if name in names
+    }
+    self.w_q, self.w_k, self.w_v = (made.get(name) for name in names)
+    self.w_o = self._first(
+      attention.OUTPUT_PROJECTIONS[c.output_projection],
+      'attention_output',
+      (H, E, D),
+      (H * E, D),
     )
-    score = attention.SCORES[c.score]
-    self.w_score = None
-    if score.parameter:
-      sizes = dict(H=H, K=K, L=K)
-      shape = tuple(sizes[axis] for axis in score.parameter.rpartition('_')[2])
-      self.w_score = self.parameter(
-        score.parameter, score.parameter, shape, (K, K)
-      )
+    self.scale_H = self._first(
+      attention.SCALE_PARAMETERS[c.at('scale', self.site)],
+      'scale_H',
+      (H,),
+      (K, K),
+    )
+    name = attention.SCORES[c.score].parameter
+    sizes = dict(H=H, K=K, L=K)
+    shape = tuple(sizes[axis] for axis in name.rpartition('_')[2])
+    self.w_score = self._first((name,) if name else (), name, shape, (K, K))
 
-  def keys_values(self, y_BSD: Array) -> tuple[Array, Array]:
+  def _first(self, names: tuple[str, ...], role, shape, fans) -> Array | None:
+    """The one parameter named, or None where none is."""
+    made = [self.parameter(name, role, shape, fans) for name in names]
+    return next(iter(made), None)
+
+  def keys_values(
+    self, y_BSD: Array, turn: positions.Turn | None = None
+  ) -> tuple[Array, Array]:
     """k_BSHK and v_BSHE of what is attended to."""
-    k_BSHK = jnp.einsum('BSD,DHK->BSHK', y_BSD, self.w_k_DHK)
-    v_BSHE = jnp.einsum('BSD,DHE->BSHE', y_BSD, self.w_v_DHE)
-    return k_BSHK, v_BSHE
+    heads = self.config.heads
+    k_BSHK = attention.project(y_BSD, self.w_k, heads=heads)
+    v_BSHE = attention.project(y_BSD, self.w_v, heads=heads)
+    return _turned(k_BSHK, turn), v_BSHE
 
   def attend(
     self,
     x_BTD: Array,
     keys_values: tuple[Array, Array],
     mask_BTS: Array,
+    around: Around,
     dropout: Dropout | None,
   ) -> Array:
     """What each position of x reads from the keys and values: [B, T, D]."""
-    q_BTHK = jnp.einsum('BTD,DHK->BTHK', x_BTD, self.w_q_DHK)
+    q_BTHK = attention.project(x_BTD, self.w_q, heads=self.config.heads)
     drop = None
     if dropout is not None and self.config.attention_dropout:
       drop = attention.Drop(dropout.key, dropout.attention)
+    scale = getattr(around.scales, self.site)
+    if self.scale_H is not None:
+      scale = scale * self.scale_H
     mixed_BTHE = self.mix(
-      q_BTHK,
+      _turned(q_BTHK, around.turn),
       *keys_values,
       mask_BTS,
-      scale=attention.SCALES[self.config.scale](self.config.d_k),
+      scale=scale,
       scores=attention.SCORES[self.config.score].scores,
       w=self.w_score,
+      bias_HTS=around.bias_HTS,
       drop=drop,
     )
-    return jnp.einsum('BTHE,HED->BTD', mixed_BTHE, self.w_o_HED)
+    return attention.join_heads(mixed_BTHE, self.w_o)
+
+
+def _turned(x_BTHK: Array, by: positions.Turn | None) -> Array:
+  return x_BTHK if by is None else positions.turn(x_BTHK, by)
 
 
 class FeedForward(Module):
@@ -171,12 +277,12 @@ class FeedForward(Module):
     )
 
 
+# residual: (input of a sub-layer, its output) -> what goes on (3.1).
+RESIDUALS = {'sum': lambda x, y: x + y, 'none': lambda x, y: y}
+
 # norm_order: what a sub-layer is given, and what becomes of what it gives.
 ENTER = {'post': lambda norm, x: x, 'pre': lambda norm, x: norm(x)}
-LEAVE = {
-  'post': lambda norm, x, y: norm(x + y),
-  'pre': lambda norm, x, y: x + y,
-}
+LEAVE = {'post': lambda norm, x: norm(x), 'pre': lambda norm, x: x}
 
 
 class Residual(Module):
@@ -186,16 +292,21 @@ class Residual(Module):
   """
 
   def setup(self):
-    self.norm = LayerNorm(self.config)
+    self.norm = Norm(self.config)
 
-  def enter(self, x_BTD: Array) -> Array:
+  def enter(self, x_BTD: Array, around: Around) -> Array:
     """What the sub-layer is given."""
-    return ENTER[self.config.norm_order](self.norm, x_BTD)
+    norm = functools.partial(self.norm, around=around)
+    return ENTER[self.config.norm_order](norm, x_BTD)
 
-  def leave(self, x_BTD: Array, y_BTD: Array, dropout: Dropout | None) -> Array:
+  def leave(
+    self, x_BTD: Array, y_BTD: Array, around: Around, dropout: Dropout | None
+  ) -> Array:
     """The sum of the sub-layer's input x and its output y."""
     y_BTD = drop_residual(y_BTD, dropout)
-    return LEAVE[self.config.norm_order](self.norm, x_BTD, y_BTD)
+    sum_BTD = RESIDUALS[self.config.residual](x_BTD, y_BTD)
+    norm = functools.partial(self.norm, around=around)
+    return LEAVE[self.config.norm_order](norm, sum_BTD)
 
 
 def drop_residual(x_BTD: Array, dropout: Dropout | None) -> Array:
@@ -224,23 +335,31 @@ class EncoderLayer(Module):
     self.feed_forward_sum = Residual(self.config)
 
   def __call__(
-    self, x_BSD: Array, mask_BTS: Array, dropout: Dropout | None
+    self,
+    x_BSD: Array,
+    mask_BTS: Array,
+    around: Around,
+    dropout: Dropout | None,
   ) -> Array:
     site = within(dropout, 'self_attention')
-    h_BSD = self.self_attention_sum.enter(x_BSD)
-    keys_values = self.self_attention.keys_values(h_BSD)
-    h_BSD = self.self_attention.attend(h_BSD, keys_values, mask_BTS, site)
-    x_BSD = self.self_attention_sum.leave(x_BSD, h_BSD, site)
+    h_BSD = self.self_attention_sum.enter(x_BSD, around)
+    keys_values = self.self_attention.keys_values(h_BSD, around.turn)
+    h_BSD = self.self_attention.attend(
+      h_BSD, keys_values, mask_BTS, around, site
+    )
+    x_BSD = self.self_attention_sum.leave(x_BSD, h_BSD, around, site)
 
     site = within(dropout, 'feed_forward')
-    h_BSD = self.feed_forward_sum.enter(x_BSD)
+    h_BSD = self.feed_forward_sum.enter(x_BSD, around)
     h_BSD = self.feed_forward(h_BSD, site)
-    return self.feed_forward_sum.leave(x_BSD, h_BSD, site)
+    return self.feed_forward_sum.leave(x_BSD, h_BSD, around, site)
 
   def declare(self) -> None:
     """Creates every parameter; what is computed on these zeros is not used."""
     x_BSD = jnp.zeros((1, 1, self.config.d_model), self.dtype)
-    self(x_BSD, jnp.ones((1, 1, 1), bool), None)
+    see_BTS = jnp.ones((1, 1, 1), bool)
+    around = Around(site_scales(self.config), see_BTS[0])
+    self(x_BSD, see_BTS, around, None)
 
 
 class Past(NamedTuple):
@@ -272,6 +391,7 @@ class DecoderLayer(Module):
     self_mask_BTS: Array,
     memory_keys_values: tuple[Array, Array],
     memory_mask_BTS: Array,
+    around: Around,
     *,
     past: Past | None = None,
     dropout: Dropout | None = None,
@@ -283,6 +403,7 @@ class DecoderLayer(Module):
       self_mask_BTS: which target positions a target position may see.
       memory_keys_values: `cross_keys_values` of the encoder's output.
       memory_mask_BTS: which source positions it may see.
+      around: what all layers are told.
       past: keys and values of earlier target positions, S long in all.
       dropout: or None when there is none.
 
@@ -290,28 +411,35 @@ class DecoderLayer(Module):
       [B, T, D], and the self-attention's keys and values, the past's included.
     """
     site = within(dropout, 'self_attention')
-    h_BTD = self.self_attention_sum.enter(y_BTD)
-    keys_values = self.self_attention.keys_values(h_BTD)
+    h_BTD = self.self_attention_sum.enter(y_BTD, around)
+    keys_values = self.self_attention.keys_values(h_BTD, around.turn)
     if past is not None:
       k_BSHK, v_BSHE = keys_values
       keys_values = (
         jax.lax.dynamic_update_slice_in_dim(past.k_BSHK, k_BSHK, past.index, 1),
         jax.lax.dynamic_update_slice_in_dim(past.v_BSHE, v_BSHE, past.index, 1),
       )
-    h_BTD = self.self_attention.attend(h_BTD, keys_values, self_mask_BTS, site)
-    y_BTD = self.self_attention_sum.leave(y_BTD, h_BTD, site)
+    h_BTD = self.self_attention.attend(
+      h_BTD, keys_values, self_mask_BTS, around, site
+    )
+    y_BTD = self.self_attention_sum.leave(y_BTD, h_BTD, around, site)
 
     site = within(dropout, 'cross_attention')
-    h_BTD = self.cross_attention_sum.enter(y_BTD)
+    h_BTD = self.cross_attention_sum.enter(y_BTD, around)
     h_BTD = self.cross_attention.attend(
-      h_BTD, memory_keys_values, memory_mask_BTS, site
+      h_BTD,
+      memory_keys_values,
+      memory_mask_BTS,
+      # Distances and angles are within one sentence, not across two.
+      around._replace(turn=None, bias_HTS=None),
+      site,
     )
-    y_BTD = self.cross_attention_sum.leave(y_BTD, h_BTD, site)
+    y_BTD = self.cross_attention_sum.leave(y_BTD, h_BTD, around, site)
 
     site = within(dropout, 'feed_forward')
-    h_BTD = self.feed_forward_sum.enter(y_BTD)
+    h_BTD = self.feed_forward_sum.enter(y_BTD, around)
     h_BTD = self.feed_forward(h_BTD, site)
-    return self.feed_forward_sum.leave(y_BTD, h_BTD, site), keys_values
+    return self.feed_forward_sum.leave(y_BTD, h_BTD, around, site), keys_values
 
   def cross_keys_values(self, memory_BSD: Array) -> tuple[Array, Array]:
     """k_BSHK and v_BSHE of the encoder's output."""
@@ -321,4 +449,5 @@ class DecoderLayer(Module):
     """Creates every parameter; what is computed on these zeros is not used."""
     y_BTD = jnp.zeros((1, 1, self.config.d_model), self.dtype)
     see_BTS = jnp.ones((1, 1, 1), bool)
-    self(y_BTD, see_BTS, self.cross_keys_values(y_BTD), see_BTS)
+    around = Around(site_scales(self.config), see_BTS[0])
+    self(y_BTD, see_BTS, self.cross_keys_values(y_BTD), see_BTS, around)

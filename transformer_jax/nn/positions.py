@@ -41,6 +41,110 @@ def sinusoid_TD(length: int, d_model: int) -> np.ndarray:
   return table.reshape(length, d_model).astype(np.float32)
 
 
+class Turn(NamedTuple):
+  """Angles of each position, by which its pairs of features are turned."""
+
+  cosine_TC: np.ndarray | Array  # C = K / 2 pairs
+  sine_TC: np.ndarray | Array
+
+
+def rotary(length: int, d_k: int) -> Turn:
+  """Angle pos / 10000^(2c / d_k) of pair c: the sinusoid's frequencies.
+
+  Args:
+    length: T, rows.
+    d_k: K, even.
+
+  Raises:
+    ValueError: when d_k is odd.
+
+  Reference: Su et al. 2021 (RoFormer), eq. 15.
+  """
+  table_TK = sinusoid_TD(length, d_k)
+  return Turn(table_TK[:, 1::2], table_TK[:, 0::2])
+
+
+def turn(x_BTHK: Array, by: Turn) -> Array:
+  """x with features 2c and 2c + 1 turned together, by the position's angle.
+
+  The product of a turned query and a turned key depends on how far apart they
+  stand, not on where (see the tests).
+
+  Args:
+    x_BTHK: queries or keys.
+    by: angles of these T positions.
+
+  Returns:
+    An array like x, of the same lengths.
+
+  >>> quarter = Turn(jnp.zeros((1, 1)), jnp.ones((1, 1)))
+  >>> turn(jnp.array([[[[1.0, 0.0]]]]), quarter).tolist()
+  [[[[0.0, 1.0]]]]
+  """
+  cosine, sine = (
+    jnp.asarray(t, x_BTHK.dtype)[None, :, None]
+    for t in (by.cosine_TC, by.sine_TC)
+  )
+  even, odd = x_BTHK[..., 0::2], x_BTHK[..., 1::2]
+  pairs = even * cosine - odd * sine, even * sine + odd * cosine
+  return jnp.stack(pairs, axis=-1).reshape(x_BTHK.shape)
+
+
+BUCKETS = 32  # of distances, as in T5
+FAR = 128  # distances from here on share the last bucket
+
+
+def distance_buckets(length: int, *, both_ways: bool) -> np.ndarray:
+  """The bucket of each distance: exact when near, coarser when far.
+
+  Args:
+    length: positions of the sequence.
+    both_ways: half of the buckets for keys before the query, half for keys
+      after it; else all for those before.
+
+  Returns:
+    int32 [2 * length - 1]; entry i is of distance i - (length - 1), which is
+    the key's position minus the query's.
+
+  >>> distance_buckets(3, both_ways=True).tolist()
+  [2, 1, 0, 17, 18]
+  >>> distance_buckets(3, both_ways=False).tolist()
+  [2, 1, 0, 0, 0]
+
+  Reference: Raffel et al. 2020 (T5), section 2.1 and their code.
+  """
+  distance = np.arange(-(length - 1), length)
+  buckets = BUCKETS // 2 if both_ways else BUCKETS
+  side = np.where(distance > 0, buckets, 0) if both_ways else 0
+  apart = np.abs(distance) if both_ways else np.maximum(-distance, 0)
+  near = buckets // 2
+  ratio = np.log(np.maximum(apart, 1) / near) / np.log(FAR / near)
+  far = near + (ratio * (buckets - near)).astype(int)
+  far = np.minimum(far, buckets - 1)
+  return (side + np.where(apart < near, apart, far)).astype(np.int32)
+
+
+def relative_bias_HTS(
+  w_UH: Array, start: Array | int, queries: int, keys: int, *, both_ways: bool
+) -> Array:
+  """What is added to the score of each query and key, by their distance.
+
+  Args:
+    w_UH: float32, one number a bucket and head.
+    start: position of the first query; the first key's is 0.
+    queries: T.
+    keys: S, at least start + T.
+    both_ways: see `distance_buckets`.
+
+  Returns:
+    float32 [H, T, S].
+  """
+  bucket_of = jnp.asarray(distance_buckets(keys, both_ways=both_ways))
+  query_T1 = start + jnp.arange(queries)[:, None]
+  bucket_TS = bucket_of[jnp.arange(keys)[None] - query_T1 + keys - 1]
+  return jnp.moveaxis(jnp.take(w_UH, bucket_TS, axis=0), -1, 0)
+
+
 class Join(NamedTuple):
   """How token and position become one vector.
 
@@ -48,11 +152,13 @@ class Join(NamedTuple):
     `maps` does not name is None.
   maps: the matrices that it needs.
   role: what they are for, to be drawn by.
+  widths: (d_model, d_position) -> those of the embedding and of the position.
   """
 
   join: Callable[..., Array]
   maps: tuple[str, ...] = ()
   role: str = ''
+  widths: Callable[[int, int], tuple[int, int]] = lambda D, P: (D, D)
 
 
 def add(x_BTD: Array, p_TD: Array, *_: None) -> Array:
@@ -89,6 +195,22 @@ def add_mapped(
   return x_BTD + jnp.einsum('TD,DC->TC', p_TD, w_position_DD)[None]
 
 
+def concat(x_BTC: Array, p_TP: Array, *_: None) -> Array:
+  """[x; p]: the embedding is narrower, the widths sum to d_model.
+
+  What collides in a sum is told apart:
+
+  >>> x = jnp.array([[[1, 2, 3], [2, 2, 2]]])
+  >>> p = jnp.array([[3, 2, 1], [2, 2, 2]])
+  >>> add(x, p).tolist()
+  [[[4, 4, 4], [4, 4, 4]]]
+  >>> concat(x, p).tolist()
+  [[[1, 2, 3, 3, 2, 1], [2, 2, 2, 2, 2, 2]]]
+  """
+  p_BTP = jnp.broadcast_to(p_TP[None], (*x_BTC.shape[:2], p_TP.shape[1]))
+  return jnp.concatenate([x_BTC, p_BTP], axis=-1)
+
+
 # position_join (3.5): does adding lose what concatenating would keep?
 JOINS = {
   'add': Join(add),
@@ -99,4 +221,5 @@ JOINS = {
     concat_project, ('w_token_DD', 'w_position_DD'), 'join_random'
   ),
   'add_mapped': Join(add_mapped, ('w_position_DD',), 'join_identity'),
+  'concat_narrow': Join(concat, widths=lambda D, P: (D - P, P)),
 }

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,17 @@ from jax import Array
 
 from transformer_jax.config import ModelConfig
 from transformer_jax.data.tokens import BOS, PAD
-from transformer_jax.nn import attention, positions, randomness
+from transformer_jax.nn import attention, norms, positions, randomness
 from transformer_jax.nn.layers import (
+  Around,
   DecoderLayer,
   Dropout,
   EncoderLayer,
-  LayerNorm,
   Module,
+  Norm,
   Past,
   drop_residual,
+  site_scales,
   within,
 )
 
@@ -58,33 +60,66 @@ class Embedding(Module):
   vocabulary: int
 
   def setup(self):
-    D, V = self.config.d_model, self.vocabulary
-    self.w_VD = self.parameter('w_VD', 'embedding', (V, D), (V, D))
+    c, V = self.config, self.vocabulary
+    join = positions.JOINS[c.position_join]
+    D, _ = join.widths(c.d_model, c.d_position)
+    # The variance is that of d_model also where the embedding is narrower.
+    self.w_VD = self.parameter('w_VD', 'embedding', (V, D), (V, c.d_model))
 
   def __call__(self, tokens_BT: Array) -> Array:
     scale = EMBEDDING_SCALES[self.config.embedding_scale](self.config.d_model)
     return jnp.take(self.w_VD, tokens_BT, axis=0) * self.dtype(scale)
 
 
-# position: (Positions, length) -> [length, D] or more rows.
+class Position(NamedTuple):
+  """How a stack knows where a token stands.
+
+  table: (Positions, length) -> [length or more, width], joined to the
+    embedding; zeros where the position comes in elsewhere.
+  turn: (length, d_k) -> angles by which queries and keys are turned, or None.
+  parameter: name of its parameter, or ''.
+  """
+
+  table: Callable[..., Any] = lambda own, length: jnp.zeros((length, own.width))
+  turn: Callable[..., Any] = lambda length, d_k: None
+  parameter: str = ''
+
+
+# position (3.5).
 POSITIONS = {
-  'sinusoid': lambda own, length: positions.sinusoid_TD(
-    length, own.config.d_model
+  'sinusoid': Position(
+    lambda own, length: positions.sinusoid_TD(length, own.width)
   ),
-  'learned': lambda own, length: own.w_TD,
-  'none': lambda own, length: jnp.zeros((length, own.config.d_model)),
+  'learned': Position(lambda own, length: own.w_TD, parameter='w_TD'),
+  'none': Position(),
+  'rotary': Position(turn=positions.rotary),
+  'relative': Position(parameter='w_bias_UH'),
 }
 
 
 class Positions(Module):
-  """Joins the position code to the embeddings (3.5)."""
+  """Where the tokens of a stack stand (3.5).
+
+  Attributes:
+    config: of the model.
+    side: encoder or decoder.
+  """
+
+  side: str
 
   def setup(self):
     c = self.config
-    if c.position == 'learned':
-      shape = (c.max_positions, c.d_model)
-      self.w_TD = self.parameter('w_TD', 'positions', shape, shape)
     join, D = positions.JOINS[c.position_join], c.d_model
+    _, self.width = join.widths(D, c.d_position)
+    self.kind = POSITIONS[c.at('position', self.side)]
+    table, buckets = (c.max_positions, self.width), (positions.BUCKETS, c.heads)
+    shapes = {'w_TD': ('positions', table), 'w_bias_UH': ('w_bias_UH', buckets)}
+    own = {
+      name: self.parameter(name, role, shape, shape)
+      for name, (role, shape) in shapes.items()
+      if name == self.kind.parameter
+    }
+    self.w_TD, self.w_bias_UH = own.get('w_TD'), own.get('w_bias_UH')
     maps = {
       name: self.parameter(name, join.role, (D, D), (D, D))
       for name in join.maps
@@ -94,11 +129,38 @@ class Positions(Module):
 
   def __call__(self, x_BTD: Array, start: Array | int, length: int) -> Array:
     """x, standing at positions start, start + 1, ... below `length`."""
-    table = POSITIONS[self.config.position]
-    table_TD = jnp.asarray(table(self, length), self.dtype)
+    table_TD = jnp.asarray(self.kind.table(self, length), self.dtype)
     rows_TD = jax.lax.dynamic_slice_in_dim(table_TD, start, x_BTD.shape[1])
     join = positions.JOINS[self.config.position_join].join
     return join(x_BTD, rows_TD, self.w_token_DD, self.w_position_DD)
+
+  def turn(
+    self, start: Array | int, queries: int, length: int
+  ) -> positions.Turn | None:
+    """The angles of `queries` positions from `start` on, if there are any."""
+    found = self.kind.turn(length, self.config.d_k)
+    if found is None:
+      return None
+    return positions.Turn(
+      *(
+        jax.lax.dynamic_slice_in_dim(jnp.asarray(table_TC), start, queries)
+        for table_TC in found
+      )
+    )
+
+  def bias_HTS(
+    self, start: Array | int, queries: int, keys: int
+  ) -> Array | None:
+    """Of queries at `start`, start + 1, ... on keys 0, 1, ..., if any."""
+    if self.w_bias_UH is None:
+      return None
+    return positions.relative_bias_HTS(
+      self.w_bias_UH.astype(jnp.float32),
+      start,
+      queries,
+      keys,
+      both_ways=self.side == 'encoder',
+    )
 
 
 # layer_loop: how many of N layers are written out in the program at a time.
@@ -114,14 +176,20 @@ class Stack(Module):
   def setup(self):
     one = self.layer(self.config, self.mix, parent=None)
 
-    def draw(key):
+    def draw(key, kind):
       numbers_N = jnp.arange(self.config.layers)
       keys_N = jax.vmap(lambda n: randomness.at(key, n))(numbers_N)
       return jax.vmap(
-        lambda key: one.init({'params': key}, method='declare')['params']
+        lambda key: one.init({'params': key}, method='declare').get(kind, {})
       )(keys_N)
 
-    self.layers = self.own('layers', draw)
+    self.layers = self.own('layers', lambda key: draw(key, 'params'))
+    self.statistics = [
+      self.variable(
+        'statistics', 'layers', draw, randomness.seed_key(0), 'statistics'
+      )
+      for _ in norms.NORMS[self.config.norm].statistics[:1]
+    ]
 
   def __call__(
     self,
@@ -144,18 +212,28 @@ class Stack(Module):
     """
     one = self.layer(self.config, self.mix, parent=None)
 
+    learns = self.is_mutable_collection('statistics')
+    learns = learns and not self.is_initializing()
+
     def body(x_BTD, slice_N):
-      n, params, inputs = slice_N
-      layer = one.bind({'params': params})
-      return apply(layer, x_BTD, inputs, within(dropout, n))
+      n, own, inputs = slice_N
+      layer = one.bind(own, mutable=['statistics'] if learns else False)
+      x_BTD, kept = apply(layer, x_BTD, inputs, within(dropout, n))
+      return x_BTD, (kept, layer.variables.get('statistics', {}))
 
     if self.config.remat == 'layer':
       body = jax.checkpoint(body)
     numbers_N = jnp.arange(self.config.layers)
+    own_N = {'params': self.layers}
+    if self.statistics:
+      own_N['statistics'] = self.statistics[0].value
     unroll = LAYER_LOOPS[self.config.layer_loop](self.config.layers)
-    return jax.lax.scan(
-      body, x_BTD, (numbers_N, self.layers, inputs_N), unroll=unroll
+    x_BTD, (kept_N, statistics_N) = jax.lax.scan(
+      body, x_BTD, (numbers_N, own_N, inputs_N), unroll=unroll
     )
+    for entry in self.statistics if learns else ():
+      entry.value = statistics_N
+    return x_BTD, kept_N
 
 
 class Transformer(Module):
@@ -188,16 +266,20 @@ class Transformer(Module):
       self.unembedding_VD = self.parameter(
         'unembedding_VD', 'unembedding', shape, shape
       )
-    self.source_positions = Positions(c)
-    self.target_positions = Positions(c)
+    self.source_positions = Positions(c, 'encoder')
+    self.target_positions = Positions(c, 'decoder')
     self.encoder = Stack(c, EncoderLayer, self.attend)
     self.decoder = Stack(c, DecoderLayer, self.attend)
     if c.norm_order == 'pre':
-      self.encoder_norm = LayerNorm(c)
-      self.decoder_norm = LayerNorm(c)
+      self.encoder_norm = Norm(c)
+      self.decoder_norm = Norm(c)
 
   def __call__(
-    self, source_BS: Array, target_BT: Array, dropout: Dropout | None = None
+    self,
+    source_BS: Array,
+    target_BT: Array,
+    dropout: Dropout | None = None,
+    scales: attention.Scales | None = None,
   ) -> Array:
     """float32 logits_BTV of every target token, given those before it.
 
@@ -205,16 +287,21 @@ class Transformer(Module):
       source_BS: int32 token ids, 0 where there is none.
       target_BT: int32 token ids, 0 where there is none.
       dropout: key and rates when training, else None.
+      scales: of the scores, traced; by default those of the config.
     """
-    h_BTD = self.hidden(source_BS, target_BT, dropout)
+    h_BTD = self.hidden(source_BS, target_BT, dropout, scales)
     return self.logits(h_BTD)
 
   def hidden(
-    self, source_BS: Array, target_BT: Array, dropout: Dropout | None = None
+    self,
+    source_BS: Array,
+    target_BT: Array,
+    dropout: Dropout | None = None,
+    scales: attention.Scales | None = None,
   ) -> Array:
     """[B, T, D], which `unembed_VD` turns into logits."""
-    memory = self.encode(source_BS, within(dropout, 'encoder'))
-    return self.decode(memory, target_BT, within(dropout, 'decoder'))
+    memory = self.encode(source_BS, within(dropout, 'encoder'), scales)
+    return self.decode(memory, target_BT, within(dropout, 'decoder'), scales)
 
   def unembed_VD(self) -> Array:
     """The pre-softmax linear transformation (3.4)."""
@@ -231,44 +318,76 @@ class Transformer(Module):
       preferred_element_type=jnp.float32,
     )
 
-  def encode(self, source_BS: Array, dropout: Dropout | None = None) -> Memory:
+  def _around(
+    self,
+    place: Positions,
+    real_BT: Array,
+    length: int,
+    scales: attention.Scales | None = None,
+    *,
+    start: Array | int = 0,
+    queries: int,
+  ) -> Around:
+    """What a stack's layers are told of `queries` positions from `start`."""
+    return Around(
+      site_scales(self.config) if scales is None else scales,
+      real_BT,
+      place.turn(start, queries, length),
+      place.bias_HTS(start, queries, length),
+    )
+
+  def encode(
+    self,
+    source_BS: Array,
+    dropout: Dropout | None = None,
+    scales: attention.Scales | None = None,
+  ) -> Memory:
     """The source as the decoder may read it."""
-    mask_BTS = (source_BS != PAD)[:, None]
+    real_BS, S = source_BS != PAD, source_BS.shape[1]
+    mask_BTS = real_BS[:, None]
     x_BSD = self.source_embedding(source_BS)
-    x_BSD = self.source_positions(x_BSD, 0, source_BS.shape[1])
+    x_BSD = self.source_positions(x_BSD, 0, S)
     x_BSD = drop_residual(x_BSD, within(dropout, 'embedding'))
+    around = self._around(self.source_positions, real_BS, S, scales, queries=S)
     x_BSD, _ = self.encoder(
       x_BSD,
-      lambda layer, x, _, site: (layer(x, mask_BTS, site), None),
+      lambda layer, x, _, site: (layer(x, mask_BTS, around, site), None),
       dropout=dropout,
     )
     if self.config.norm_order == 'pre':
-      x_BSD = self.encoder_norm(x_BSD)
+      x_BSD = self.encoder_norm(x_BSD, around)
     return Memory(x_BSD, mask_BTS)
 
   def decode(
-    self, memory: Memory, target_BT: Array, dropout: Dropout | None = None
+    self,
+    memory: Memory,
+    target_BT: Array,
+    dropout: Dropout | None = None,
+    scales: attention.Scales | None = None,
   ) -> Array:
     """[B, T, D] for every target token, given the source and those before."""
-    T = target_BT.shape[1]
-    causal = attention.causal_mask_BTS(T)
+    real_BT, T = target_BT != PAD, target_BT.shape[1]
+    mask_BTS = attention.CAUSAL_MASKS[self.config.causal_mask](real_BT)
     y_BTD = self.target_embedding(shift_right(target_BT))
     y_BTD = self.target_positions(y_BTD, 0, T)
     y_BTD = drop_residual(y_BTD, within(dropout, 'embedding'))
+    around = self._around(self.target_positions, real_BT, T, scales, queries=T)
 
     def apply(layer, y_BTD, _, site):
       cross = layer.cross_keys_values(memory.memory_BSD)
-      y_BTD, _ = layer(y_BTD, causal, cross, memory.mask_BTS, dropout=site)
+      y_BTD, _ = layer(
+        y_BTD, mask_BTS, cross, memory.mask_BTS, around, dropout=site
+      )
       return y_BTD, None
 
     y_BTD, _ = self.decoder(y_BTD, apply, dropout=dropout)
-    return self._finish(y_BTD)
+    return self._finish(y_BTD, around)
 
-  def _finish(self, y_BTD: Array) -> Array:
+  def _finish(self, y_BTD: Array, around: Around) -> Array:
     # Pre-norm leaves the residual stream unnormed: one more norm at the end.
-    return (
-      self.decoder_norm(y_BTD) if self.config.norm_order == 'pre' else y_BTD
-    )
+    if self.config.norm_order == 'pre':
+      y_BTD = self.decoder_norm(y_BTD, around)
+    return y_BTD
 
   def start_cache(self, memory: Memory, length: int) -> Cache:
     """The cache before the first of at most `length` target tokens."""
@@ -296,6 +415,9 @@ class Transformer(Module):
       index: how many tokens were read before it; 0 at first.
       cache: of those tokens.
 
+    What it reads stands before what is asked for: without a causal mask, too,
+    there is no later token that it could see.
+
     Returns:
       float32 logits_BV, and the cache with this token in it.
     """
@@ -304,6 +426,13 @@ class Transformer(Module):
     y_BTD = self.target_positions(y_BTD, index, length)
     seen_BTS = (jnp.arange(length) <= index)[None, None]
     source_mask_BTS = cache.source_mask_NBTS[0]
+    around = self._around(
+      self.target_positions,
+      jnp.ones((1, 1), bool),
+      length,
+      start=index,
+      queries=1,
+    )
 
     def apply(layer, y_BTD, inputs, _):
       self_k, self_v, cross_k, cross_v = inputs
@@ -312,23 +441,54 @@ class Transformer(Module):
         seen_BTS,
         (cross_k, cross_v),
         source_mask_BTS,
+        around,
         past=Past(self_k, self_v, index),
       )
 
     y_BTD, (self_k, self_v) = self.decoder(y_BTD, apply, tuple(cache[:4]))
-    logits_BTV = self.logits(self._finish(y_BTD))
+    logits_BTV = self.logits(self._finish(y_BTD, around))
     cache = cache._replace(self_k_NBTHK=self_k, self_v_NBTHE=self_v)
     return logits_BTV[:, 0], cache
+
+
+def initial_weights(
+  config: ModelConfig, *, source_vocabulary: int, target_vocabulary: int
+) -> Callable[[Array], tuple[dict, dict]]:
+  """key -> parameters and statistics of a new model, float32; to be jitted.
+
+  Statistics are what a batch norm keeps of the tokens seen; {} without one.
+  """
+  model = Transformer(config, source_vocabulary, target_vocabulary)
+  token = jnp.full((1, 1), BOS, jnp.int32)
+
+  def draw(key: Array) -> tuple[dict, dict]:
+    made = cast(dict, model.init({'params': key}, token, token))
+    return dict(made['params']), dict(made.get('statistics', {}))
+
+  return draw
 
 
 def initial_params(
   config: ModelConfig, *, source_vocabulary: int, target_vocabulary: int
 ) -> Callable[[Array], dict]:
   """key -> the parameters of a new model, float32; to be jitted."""
-  model = Transformer(config, source_vocabulary, target_vocabulary)
-  token = jnp.full((1, 1), BOS, jnp.int32)
+  draw = initial_weights(
+    config,
+    source_vocabulary=source_vocabulary,
+    target_vocabulary=target_vocabulary,
+  )
+  return lambda key: draw(key)[0]
 
-  def draw(key: Array) -> dict:
-    return dict(model.init({'params': key}, token, token)['params'])
 
-  return draw
+STATISTICS = 'statistics'
+
+
+def with_statistics(params: dict, statistics: dict) -> dict:
+  """One tree of all that decoding and scoring need of a trained model."""
+  return {**params, STATISTICS: statistics} if statistics else params
+
+
+def variables(weights: dict) -> dict:
+  """What `apply` takes, of parameters or of `with_statistics`."""
+  params = {name: weights[name] for name in weights if name != STATISTICS}
+  return {'params': params, STATISTICS: weights.get(STATISTICS, {})}

@@ -318,24 +318,33 @@ class Checkpoints:
     )
 
   def restore_params(self, abstract_params: Any, step: int) -> Any:
-    """The parameters alone of one step, as arrays of the host.
+    """The parameters alone of one step; see `restore_parts`."""
+    return self.restore_parts({'params': abstract_params}, step)['params']
 
-    Reads the leaves under `params` and no other, so the optimizer's moments
-    cost nothing.
+  def restore_parts(self, abstract: dict[str, Any], step: int) -> Any:
+    """Some fields of the state of one step, as arrays of the host.
+
+    Reads the leaves under these fields and no other, so the optimizer's
+    moments cost nothing.
+
+    Args:
+      abstract: {field of the state: tree of shapes and dtypes}.
+      step: of the checkpoint.
 
     Raises:
       CheckpointError: the step is damaged or not there.
-      ConfigError: the stored parameters differ; names what differs.
+      ConfigError: the stored arrays differ; names what differs.
     """
     self._verify(step)
     stored = self._stored(step)
-    wanted = by_path({'params': abstract_params})
-    own = {name: stored[name] for name in stored if name.startswith('params.')}
+    wanted = by_path(abstract)
+    fields = tuple(f'{field}.' for field in abstract)
+    own = {name: stored[name] for name in stored if name.startswith(fields)}
     _refuse_difference(own, wanted, str(self._path(step)))
     places: dict[str, Any] = dict.fromkeys(stored, _orbax().PLACEHOLDER)
     for name, leaf in wanted.items():
       places[name] = np.empty(leaf.shape, leaf.dtype)
-    return self._load(step, places, {'params': abstract_params})['params']
+    return self._load(step, places, abstract)
 
   def config(self, step: int) -> str:
     """The JSON text of the config that was saved with a step."""

@@ -25,7 +25,7 @@ from transformer_jax.data.batches import (
   open_corpus,
 )
 from transformer_jax.nn import implementations, randomness
-from transformer_jax.nn.transformer import Transformer
+from transformer_jax.nn.transformer import Transformer, with_statistics
 from transformer_jax.training import lock, record
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.guard import (
@@ -413,16 +413,17 @@ def evaluation(
   def evaluate(step: int, state: State) -> float:
     # Summed on the host in float64: the order of batches is fixed.
     total = [0.0] * len(LossSums._fields)
+    weights = with_statistics(state.params, state.statistics)
     for _, batch in held_out:
       check()
-      sums = losses(state.params, batch, None, numbers(config))
+      sums = losses(weights, batch, None, numbers(config))
       total = [a + float(b) for a, b in zip(total, sums, strict=True)]
     values = averages(*total)
     if not math.isfinite(values['loss']):
       raise diverged(run, f'the validation loss of step {step} is not a number')
     if config.train.best_metric == 'bleu' and bleu is not None:
       pairs = run.corpus.references(split)
-      values[best_metric(config)] = bleu(state.params, run.corpus, pairs, check)
+      values[best_metric(config)] = bleu(weights, run.corpus, pairs, check)
     rows = [(step, 'validation', values)]
     run.metrics.append(rows)
     run.progress.show(rows, 0.0)

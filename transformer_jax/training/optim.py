@@ -1,5 +1,8 @@
 """The paper's schedule and Adam (section 5.3)."""
 
+from collections.abc import Mapping
+
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -41,14 +44,49 @@ SCHEDULES = {
 }
 
 
-def adam(config: OptimConfig) -> optax.GradientTransformation:
+def adam(
+  config: OptimConfig, rates: Mapping[str, float] | None = None
+) -> optax.GradientTransformation:
   """Adam's direction; the learning rate is applied in the step, traced.
 
   Clipping to a global norm comes first, when it is asked for.
+
+  Args:
+    config: of the optimizer.
+    rates: see `as_if_scaled`.
   """
   direction = optax.scale_by_adam(
     b1=config.beta1, b2=config.beta2, eps=config.epsilon
   )
-  if not config.clip_norm:
-    return direction
-  return optax.chain(optax.clip_by_global_norm(config.clip_norm), direction)
+  if config.clip_norm:
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    direction = optax.chain(clip, direction)
+  return as_if_scaled(direction, rates) if rates else direction
+
+
+def as_if_scaled(
+  direction: optax.GradientTransformation, rates: Mapping[str, float]
+) -> optax.GradientTransformation:
+  """`direction` for parameters W' = s W, so that W' stays s W.
+
+  The gradient by W is s times that by W', and W' has to move s times as far.
+  Under Adam that is a learning rate of s and an epsilon of epsilon / s; a
+  gradient clipped to a norm is clipped as that of W.
+
+  Args:
+    direction: of the parameters W.
+    rates: {path of a parameter, its names joined by '/': s}.
+  """
+
+  def scaled(tree):
+    def one(path, leaf):
+      name = '/'.join(str(entry.key) for entry in path)
+      return leaf * rates.get(name, 1.0)
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+  def update(updates, state, params=None):
+    updates, state = direction.update(scaled(updates), state, params)
+    return scaled(updates), state
+
+  return optax.GradientTransformation(direction.init, update)

@@ -1,7 +1,8 @@
 """The training state and the pure step: (state, batch) -> (state, metrics)."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,14 @@ from jax import Array
 
 from transformer_jax.config import Config
 from transformer_jax.nn import randomness
-from transformer_jax.nn.layers import Dropout
-from transformer_jax.nn.transformer import Transformer, initial_params
+from transformer_jax.nn.attention import Scales
+from transformer_jax.nn.layers import Dropout, query_rates, site_scales
+from transformer_jax.nn.transformer import (
+  STATISTICS,
+  Transformer,
+  initial_weights,
+  variables,
+)
 from transformer_jax.training import optim
 from transformer_jax.training.loss import LossSums, projected_cross_entropy
 
@@ -20,12 +27,17 @@ from transformer_jax.training.loss import LossSums, projected_cross_entropy
 LOGITS_AT_ONCE = 1 << 23
 
 
+NO_STATISTICS: dict = {}  # of a model whose norms keep none
+
+
 class State(NamedTuple):
   """All that training changes: what a checkpoint holds."""
 
   step: Array  # int32, updates made
   params: dict  # float32
   optimizer: optax.OptState
+  # Of a batch norm: changed by the forward pass, no gradient; else {}.
+  statistics: dict = NO_STATISTICS
 
 
 class Numbers(NamedTuple):
@@ -37,6 +49,9 @@ class Numbers(NamedTuple):
   dropout: Array | float
   attention_dropout: Array | float
   feed_forward_dropout: Array | float
+  scale_encoder_self: Array | float
+  scale_decoder_self: Array | float
+  scale_cross: Array | float
 
 
 class Metrics(NamedTuple):
@@ -49,6 +64,7 @@ class Metrics(NamedTuple):
 
 def numbers(config: Config) -> Numbers:
   """The traced numbers of a config."""
+  scales = site_scales(config.model)
   return Numbers(
     learning_rate=config.optim.learning_rate,
     warmup_steps=float(config.optim.warmup_steps),
@@ -56,23 +72,59 @@ def numbers(config: Config) -> Numbers:
     dropout=config.model.dropout,
     attention_dropout=config.model.attention_dropout,
     feed_forward_dropout=config.model.feed_forward_dropout,
+    scale_encoder_self=scales.encoder_self,
+    scale_decoder_self=scales.decoder_self,
+    scale_cross=scales.cross,
   )
+
+
+# Scales that differ in a traced number only.
+_TRACED_SCALES = ('rsqrt_d_k', 'none', 'inverse_d_k')
+
+
+def program(config: Config) -> Config:
+  """`config` with every traced number and the seed at one fixed value.
+
+  Configs with equal programs (and equal shapes of batches) have one compiled
+  step: what is left of their difference is in `numbers` and in the key. Where a
+  rate of dropout is zero stays, since then nothing is drawn.
+  """
+  model = config.model
+  rates = ('dropout', 'attention_dropout', 'feed_forward_dropout')
+  fixed: dict[str, Any] = {rate: 0.1 for rate in rates if getattr(model, rate)}
+  for site in Scales._fields:
+    scale = model.at('scale', site)
+    fixed[f'scale_{site}'] = 'none' if scale in _TRACED_SCALES else scale
+  optim = dataclasses.replace(
+    config.optim, learning_rate=1.0, warmup_steps=1, label_smoothing=0.1
+  )
+  return dataclasses.replace(
+    config,
+    model=dataclasses.replace(model, scale='none', **fixed),
+    optim=optim,
+    train=dataclasses.replace(config.train, seed=0),
+  )
+
+
+def _adam(config: Config) -> optax.GradientTransformation:
+  return optim.adam(config.optim, query_rates(config.model))
 
 
 def initial_state(
   config: Config, model: Transformer
 ) -> Callable[[Array], State]:
   """key -> the state before the first update; jit it."""
-  params = initial_params(
+  weights = initial_weights(
     config.model,
     source_vocabulary=model.source_vocabulary,
     target_vocabulary=model.target_vocabulary,
   )
-  adam = optim.adam(config.optim)
+  adam = _adam(config)
 
   def start(key: Array) -> State:
-    values = params(randomness.at(key, 'params'))
-    return State(jnp.zeros((), jnp.int32), values, adam.init(values))
+    params, statistics = weights(randomness.at(key, 'params'))
+    step = jnp.zeros((), jnp.int32)
+    return State(step, params, adam.init(params), statistics)
 
   return start
 
@@ -86,11 +138,27 @@ def loss_chunk(tokens: int, vocabulary: int) -> int:
 def loss_function(
   config: Config, model: Transformer
 ) -> Callable[[dict, NamedTuple, Array | None, Numbers], LossSums]:
-  """(params, batch, dropout key or None, numbers) -> LossSums of the batch."""
+  """(weights, batch, dropout key or None, numbers) -> LossSums of the batch.
+
+  The weights are the parameters, or `with_statistics` of a model that has some;
+  a batch norm takes its running moments.
+  """
+  losses = _losses(config, model, mutable=False)
+
+  def evaluate(weights, batch, key, numbers):
+    return losses(variables(weights), batch, key, numbers)[0]
+
+  return evaluate
+
+
+def _losses(
+  config: Config, model: Transformer, *, mutable: bool
+) -> Callable[..., tuple[LossSums, dict]]:
+  """(variables, batch, dropout key or None, numbers) -> sums, statistics."""
   rates = ('dropout', 'attention_dropout', 'feed_forward_dropout')
   drops = any(getattr(config.model, rate) for rate in rates)
 
-  def losses(params, batch, key, numbers):
+  def losses(variables, batch, key, numbers):
     dropout = None
     if drops and key is not None:
       dropout = Dropout(
@@ -99,12 +167,22 @@ def loss_function(
         attention=numbers.attention_dropout,
         feed_forward=numbers.feed_forward_dropout,
       )
-    variables = {'params': params}
-    source_BS, target_BT = batch
-    h_BTD = cast(
-      Array,
-      model.apply(variables, source_BS, target_BT, dropout, method='hidden'),
+    scales = Scales(
+      numbers.scale_encoder_self,
+      numbers.scale_decoder_self,
+      numbers.scale_cross,
     )
+    source_BS, target_BT = batch
+    found: Any = model.apply(
+      variables,
+      source_BS,
+      target_BT,
+      dropout,
+      scales,
+      method='hidden',
+      mutable=[STATISTICS] if mutable else False,
+    )
+    h_BTD, changed = found if mutable else (found, {})
     w_VD = cast(Array, model.apply(variables, method='unembed_VD'))
     sums = projected_cross_entropy(
       h_BTD.reshape(-1, h_BTD.shape[-1]),
@@ -113,7 +191,7 @@ def loss_function(
       numbers.label_smoothing,
       loss_chunk(target_BT.size, w_VD.shape[0]),
     )
-    return cast(LossSums, sums)
+    return cast(LossSums, sums), dict(changed.get(STATISTICS, {}))
 
   return losses
 
@@ -126,19 +204,22 @@ def train_step(
   A step whose loss or gradient is not finite counts and changes nothing else:
   parameters and optimizer stay, the next step has the next batch.
   """
-  losses = loss_function(config, model)
-  adam = optim.adam(config.optim)
+  losses = _losses(config, model, mutable=True)
+  adam = _adam(config)
   schedule = optim.SCHEDULES[config.optim.schedule]
 
-  def summed(params, batch, key, numbers):
-    sums = losses(params, batch, key, numbers)
-    return sums.smoothed, sums
+  def summed(params, statistics, batch, key, numbers):
+    own = {'params': params, STATISTICS: statistics}
+    sums, statistics = losses(own, batch, key, numbers)
+    return sums.smoothed, (sums, statistics)
 
-  def gradients(params, batch, key, numbers):
-    """Sums over the batch, in `accumulate` parts."""
+  derived = jax.grad(summed, has_aux=True)
+
+  def gradients(params, statistics, batch, key, numbers):
+    """Sums over the batch, in `accumulate` parts, and the new statistics."""
     parts = config.optim.accumulate
     if parts == 1:
-      return jax.grad(summed, has_aux=True)(params, batch, key, numbers)
+      return derived(params, statistics, batch, key, numbers)
     cut = jax.tree.map(
       lambda x_BT: x_BT.reshape(parts, -1, x_BT.shape[1]), batch
     )
@@ -146,18 +227,21 @@ def train_step(
     def body(total, part):
       n, batch = part
       part_key = randomness.at(key, n)
-      found = jax.grad(summed, has_aux=True)(params, batch, part_key, numbers)
+      found = derived(params, statistics, batch, part_key, numbers)
       return jax.tree.map(jnp.add, total, found), None
 
+    # Parts have no statistics: a batch norm is refused with them.
     zero = (
       jax.tree.map(jnp.zeros_like, params),
-      LossSums(*[jnp.zeros((), jnp.float32)] * 4),
+      (LossSums(*[jnp.zeros((), jnp.float32)] * 4), statistics),
     )
     return jax.lax.scan(body, zero, (jnp.arange(parts), cut))[0]
 
   def step(state, batch, key, numbers):
     dropout_key = randomness.at(randomness.at(key, 'dropout'), state.step)
-    grads, sums = gradients(state.params, batch, dropout_key, numbers)
+    grads, (sums, statistics) = gradients(
+      state.params, state.statistics, batch, dropout_key, numbers
+    )
     # The mean over the batch's tokens; a batch without any moves nothing.
     grads = jax.tree.map(lambda g: g / jnp.maximum(sums.tokens, 1.0), grads)
     updates, optimizer = adam.update(grads, state.optimizer, state.params)
@@ -170,12 +254,13 @@ def train_step(
     norm = optax.tree.norm(grads)
     # Chosen here and not by the host: where calls are cut changes no bit.
     sound = jnp.isfinite(sums.smoothed) & jnp.isfinite(norm)
-    params, optimizer = jax.tree.map(
+    params, optimizer, statistics = jax.tree.map(
       lambda new, old: jnp.where(sound, new, old),
-      (params, optimizer),
-      (state.params, state.optimizer),
+      (params, optimizer, statistics),
+      (state.params, state.optimizer, state.statistics),
     )
-    return State(state.step + 1, params, optimizer), Metrics(sums, norm, rate)
+    after = State(state.step + 1, params, optimizer, statistics)
+    return after, Metrics(sums, norm, rate)
 
   return step
 

@@ -1,0 +1,109 @@
+"""Every named choice of the config, as cases for tests: read off FIELDS."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.presets import PRESETS
+from transformer_jax.config import FIELDS, Config, override
+from transformer_jax.data.batches import Batch
+from transformer_jax.nn import randomness
+from transformer_jax.nn.transformer import Transformer, with_statistics
+from transformer_jax.training.state import (
+  State,
+  initial_state,
+  numbers,
+  train_step,
+)
+
+V = 16
+# How it is computed, not what: these must change nothing.
+NEUTRAL = {
+  'model.remat',
+  'model.layer_loop',
+  'model.attention_implementation',
+  # The authors' recipe is fan_avg.
+  'model.query_key_init=fan_avg',
+}
+# The three founding axes, and one choice of each further mechanism.
+QUICK = {
+  'model.score=additive',
+  'model.scale=none',
+  'model.scale=learned',
+  'model.position_join=concat_project',
+  'model.position=rotary',
+  'model.position_decoder=relative',
+  'model.projections=identity',
+  'model.norm=batch',
+}
+BATCH = Batch(
+  np.array([[5, 6, 7, 2, 0], [5, 9, 11, 6, 2]], np.int32),
+  np.array([[7, 8, 9, 2], [5, 3, 2, 0]], np.int32),
+)
+
+
+def base() -> Config:
+  """A config of which each choice alone is valid."""
+  config = override(Config(), PRESETS['test'].overrides)
+  changes = {
+    'model.max_positions': 16,
+    'model.d_position': 4,
+    'model.tie': 'none',
+    'optim.schedule': 'paper',
+    'optim.learning_rate': 1.0,
+    'optim.warmup_steps': 100,
+  }
+  return override(config, changes)
+
+
+def each(*rooms: str) -> list:
+  """(path, choice) of all choices but the base's; the quick ones are marked."""
+  values = vars(base())
+  return [
+    pytest.param(
+      path, choice, marks=() if name in QUICK else pytest.mark.slow, id=name
+    )
+    for path, field in FIELDS.items()
+    if path.startswith(rooms)
+    for choice in field.choices or ()
+    for name in [f'{path}={choice}']
+    if choice != vars(values[path.split('.')[0]])[path.split('.')[1]]
+  ]
+
+
+def neutral(path: str, choice: str) -> bool:
+  return path in NEUTRAL or f'{path}={choice}' in NEUTRAL
+
+
+class Case(NamedTuple):
+  """A config, its model, and its states before and after three steps."""
+
+  config: Config
+  model: Transformer
+  start: State
+  end: State
+
+  @property
+  def weights(self) -> dict:
+    return with_statistics(self.end.params, self.end.statistics)
+
+
+@functools.lru_cache(maxsize=4)
+def trained(path: str = '', choice: str = '') -> Case:
+  """Of the base with one choice; path '' is the base itself."""
+  config = override(base(), {path: choice} if path else {})
+  model = Transformer(config.model, V, V)
+  key = randomness.seed_key(0)
+  step = jax.jit(train_step(config, model))
+  state = start = jax.jit(initial_state(config, model))(key)
+  for _ in range(3):
+    state, _ = step(state, BATCH, key, numbers(config))
+  return Case(config, model, start, state)
+
+
+@functools.cache
+def baseline() -> Case:
+  return trained()

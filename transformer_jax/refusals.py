@@ -1,0 +1,222 @@
+"""Which values cannot stand together, and why: one table (pure).
+
+`config.validate` refuses a config by the first row that speaks of it. What no
+row refuses trains: the tests walk every pair of choices.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+  from transformer_jax.config import Config
+
+SITES = ('encoder_self', 'decoder_self', 'cross')
+
+
+class Refusal(NamedTuple):
+  """A row.
+
+  fields: the dotted paths that it is about.
+  refused: whether a config is refused by it.
+  reason: one line for that config, with the mend.
+  """
+
+  fields: tuple[str, ...]
+  refused: Callable[['Config'], bool]
+  reason: Callable[['Config'], str]
+
+
+def scales(config: 'Config') -> set[str]:
+  """The scales of all sites."""
+  return {config.model.at('scale', site) for site in SITES}
+
+
+def positions(config: 'Config') -> set[str]:
+  """The position codes of both stacks."""
+  return {config.model.at('position', side) for side in ('encoder', 'decoder')}
+
+
+def folded(config: 'Config') -> bool:
+  return bool(scales(config) & {'folded_init', 'folded_init_rate'})
+
+
+def position_width(config: 'Config') -> int:
+  """Of the table that is joined to the embeddings."""
+  narrow = config.model.position_join == 'concat_narrow'
+  return config.model.d_position if narrow else config.model.d_model
+
+
+_SCALES = (
+  'model.scale',
+  'model.scale_encoder_self',
+  'model.scale_decoder_self',
+  'model.scale_cross',
+)
+_POSITIONS = ('model.position', 'model.position_decoder')
+
+REFUSALS: tuple[Refusal, ...] = (
+  Refusal(
+    ('model.position_join', 'model.tie'),
+    lambda c: (
+      c.model.position_join == 'concat_narrow' and c.model.tie != 'none'
+    ),
+    lambda c: (
+      'model.position_join=concat_narrow makes the embedding narrower than '
+      'the output layer: take --model.tie=none'
+    ),
+  ),
+  Refusal(
+    ('model.position_join', 'model.d_position', 'model.d_model'),
+    lambda c: (
+      c.model.position_join == 'concat_narrow'
+      and c.model.d_position >= c.model.d_model
+    ),
+    lambda c: (
+      f'model.d_position={c.model.d_position} leaves no width of '
+      f'model.d_model={c.model.d_model} for the token; take less'
+    ),
+  ),
+  Refusal(
+    ('model.position_join', *_POSITIONS),
+    lambda c: (
+      c.model.position_join != 'add'
+      and bool(positions(c) & {'rotary', 'relative'})
+    ),
+    lambda c: (
+      'rotary and relative positions enter attention and leave nothing for '
+      f'model.position_join={c.model.position_join}: take '
+      '--model.position_join=add'
+    ),
+  ),
+  Refusal(
+    (*_POSITIONS, 'model.d_model', 'model.d_position'),
+    lambda c: 'sinusoid' in positions(c) and position_width(c) % 2 == 1,
+    lambda c: (
+      f'model.d_model={c.model.d_model} must be even: a sinusoid has pairs of '
+      'sine and cosine (or take --model.position=learned)'
+      if c.model.position_join != 'concat_narrow'
+      else f'model.d_position={c.model.d_position} must be even: a sinusoid '
+      'has pairs of sine and cosine'
+    ),
+  ),
+  Refusal(
+    (*_POSITIONS, 'model.d_k'),
+    lambda c: 'rotary' in positions(c) and c.model.d_k % 2 == 1,
+    lambda c: (
+      f'model.d_k={c.model.d_k} must be even: rotary turns pairs of features'
+    ),
+  ),
+  Refusal(
+    (*_POSITIONS, 'model.max_positions', 'data.max_length'),
+    lambda c: (
+      'learned' in positions(c) and c.model.max_positions < c.data.max_length
+    ),
+    lambda c: (
+      f'model.max_positions={c.model.max_positions} is less than '
+      f'data.max_length={c.data.max_length}; raise it or shorten the sentences'
+    ),
+  ),
+  Refusal(
+    ('model.score', *_POSITIONS),
+    lambda c: (
+      'rotary' in positions(c) and c.model.score in ('additive', 'general')
+    ),
+    lambda c: (
+      'model.position=rotary says how far apart tokens are only through a '
+      f'product of query and key, not through model.score={c.model.score}: '
+      'take dot or cosine'
+    ),
+  ),
+  Refusal(
+    ('model.score', *_SCALES),
+    lambda c: folded(c) and c.model.score not in ('dot', 'general'),
+    lambda c: (
+      'a scale can be folded into the query only where the score is '
+      f'proportional to it, unlike model.score={c.model.score}: take dot or '
+      'general'
+    ),
+  ),
+  Refusal(
+    ('model.projections', *_SCALES),
+    lambda c: (
+      folded(c) and c.model.projections in ('shared_query_key', 'identity')
+    ),
+    lambda c: (
+      'a scale is folded into weights that are of the query alone; '
+      f'model.projections={c.model.projections} has none'
+    ),
+  ),
+  Refusal(
+    ('model.projections', 'model.heads', 'model.d_k', 'model.d_model'),
+    lambda c: (
+      c.model.projections == 'identity'
+      and c.model.heads * c.model.d_k != c.model.d_model
+    ),
+    lambda c: (
+      'model.projections=identity cuts the embedding into heads: model.heads '
+      f'x model.d_k must be model.d_model={c.model.d_model}, not '
+      f'{c.model.heads} x {c.model.d_k}'
+    ),
+  ),
+  Refusal(
+    ('model.projections', 'model.d_k', 'model.d_v'),
+    lambda c: (
+      c.model.projections in ('identity', 'shared_key_value')
+      and c.model.d_k != c.model.d_v
+    ),
+    lambda c: (
+      f'model.projections={c.model.projections} has keys that are values: '
+      f'model.d_v={c.model.d_v} must be model.d_k={c.model.d_k}'
+    ),
+  ),
+  Refusal(
+    ('model.projections', 'model.query_key_init'),
+    lambda c: (
+      c.model.projections == 'identity' and c.model.query_key_init != 'recipe'
+    ),
+    lambda c: (
+      f'model.query_key_init={c.model.query_key_init} has nothing to begin: '
+      'model.projections=identity has no weights'
+    ),
+  ),
+  Refusal(
+    (
+      'model.output_projection',
+      'model.heads',
+      'model.d_v',
+      'model.d_model',
+    ),
+    lambda c: (
+      c.model.output_projection == 'none'
+      and c.model.heads * c.model.d_v != c.model.d_model
+    ),
+    lambda c: (
+      'model.output_projection=none puts the heads side by side: model.heads '
+      f'x model.d_v must be model.d_model={c.model.d_model}, not '
+      f'{c.model.heads} x {c.model.d_v}'
+    ),
+  ),
+  Refusal(
+    ('model.norm', 'model.norm_order'),
+    lambda c: c.model.norm == 'none' and c.model.norm_order != 'post',
+    lambda c: (
+      f'model.norm_order={c.model.norm_order} places a norm, and '
+      'model.norm=none has none: leave it at post'
+    ),
+  ),
+  Refusal(
+    ('model.norm', 'optim.accumulate'),
+    lambda c: c.model.norm == 'batch' and c.optim.accumulate > 1,
+    lambda c: (
+      'model.norm=batch takes its moments over the whole batch: '
+      f'optim.accumulate={c.optim.accumulate} must be 1'
+    ),
+  ),
+  Refusal(
+    ('model.tie', 'data.vocabulary'),
+    lambda c: c.model.tie == 'all' and c.data.vocabulary == 'separate',
+    lambda c: (
+      'model.tie=all needs data.vocabulary=joint; take --model.tie=decoder'
+    ),
+  ),
+)
