@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all check format goldens ablation clean
+.PHONY: help setup test test-all faults check format goldens ablation clean
 
 # The first interpreter that is new enough; or `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -17,6 +17,7 @@ WORKDIR ?= runs/reverse
 help:
 	@echo 'make test       set up, then the fast tests (minutes)'
 	@echo 'make test-all   all tests'
+	@echo 'make faults     kills and damage, many times, as a table (slow)'
 	@echo 'make check      format, lint, types, fast tests: before a commit'
 	@echo 'make format     let ruff rewrite the files'
 	@echo 'make goldens    rewrite the expected configs of the presets'
@@ -45,6 +46,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
+
+faults: $(READY)
+	$(BIN)/python -m tests.faults
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,0 +1,1 @@
+"""The program killed, stopped and damaged; `make faults` runs the long tier."""

@@ -1,0 +1,65 @@
+"""`python -m experiments.train` killed, preempted and started again.
+
+However a run was interrupted, what it leaves is that of a run which was not:
+the same bytes of metrics, parameters and moments.
+"""
+
+import pathlib
+import random
+import signal
+
+import pytest
+
+from tests.faults.place import Place, interrupt, moments, same_run, until
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory) -> pathlib.Path:
+  return tmp_path_factory.getbasetemp() / 'cache'
+
+
+def interrupted_run(place: Place, kinds: list[str], *, seed: int) -> None:
+  """Interrupts a run again and again, lets it end; compares with another."""
+  unbroken = place._replace(folder=place.folder.with_name('unbroken'))
+  unbroken.finish()
+  rng = random.Random(seed)
+  inside = 0
+  for kind, step in moments(rng, kinds, place.steps):
+    met = interrupt(place, rng, kind, step)
+    assert met.code == (75 if kind == 'term' else -signal.SIGKILL), place.log()
+    inside += met.in_save
+    print(f'{kind} at step {step}: {met}')
+  kills = len([kind for kind in kinds if kind != 'term'])
+  print(f'{kills} kills, {inside} of them inside a save')
+  assert 5 * inside >= kills
+  place.finish()
+  assert 'resumed at step' in place.log()
+  assert same_run(place, unbroken)
+  assert not place.saving()
+  assert not (place.folder / 'lock').exists()
+
+
+def test_kills_and_a_stop_leave_no_trace(cache, tmp_path):
+  place = Place(tmp_path / 'run', 60, cache)
+  interrupted_run(place, ['save', 'term', 'random'], seed=0)
+
+
+def test_a_second_writer_is_refused_while_the_first_lives(cache, tmp_path):
+  place = Place(tmp_path / 'run', 100_000, cache)
+  first = place.start()
+  try:
+    until(first, lambda: place.reached() > 0)
+    assert place.start().wait(timeout=300) == 2
+    line = place.log().splitlines()[-1]
+    assert line.startswith('error: ') and 'is being written by a run' in line
+    assert first.poll() is None
+  finally:
+    first.kill()
+    first.wait()
+
+
+@pytest.mark.slow
+def test_twelve_kills_leave_no_trace(cache, tmp_path):
+  place = Place(tmp_path / 'run', 400, cache)
+  kinds = ['random', 'save', 'start', 'random'] * 3
+  interrupted_run(place, [*kinds, 'term'], seed=1)
