@@ -1,0 +1,266 @@
+"""One program as several processes on this machine, started again as needed.
+
+    python -m launch.local --processes=2 --devices=4 \\
+      experiments.train --workdir=runs/two --preset=tiny --mesh.fsdp=8
+
+Each process sees its own devices and finds the others on the loopback
+interface. What rank 0 says goes to the terminal; every rank has a log in
+--logs. They live and die together: when one ends badly the others have
+--grace_seconds to leave by themselves, then they are killed, which costs
+nothing but the steps since the last save. Preempted (75) and crashed runs are
+started again, after 1, 2, 4 ... seconds, up to --retries times; 0 and 2 are
+final. SIGTERM, SIGUSR1 and SIGINT go to all processes and end the retries.
+"""
+
+import argparse
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from transformer_jax.training.guard import FINISHED, PREEMPTED
+
+REFUSED = 2  # exit code: something has to be corrected first
+LONGEST_PAUSE = 60.0  # seconds between two attempts
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Command(NamedTuple):
+  """A process to be: its words, its own environment, its log."""
+
+  words: Sequence[str]
+  environment: Mapping[str, str]
+  log: pathlib.Path
+
+
+class Stop:
+  """The signal that asked this program to end, and who hears of it."""
+
+  def __init__(self) -> None:
+    self.number = 0
+    self.asked = threading.Event()
+    self._running: list[subprocess.Popen] = []
+
+  def listen(self) -> None:
+    for number in FORWARDED:
+      signal.signal(number, self._hear)
+
+  def add(self, processes: Sequence[subprocess.Popen]) -> None:
+    self._running += processes
+    if self.number:
+      self._tell(processes)
+
+  def remove(self, processes: Sequence[subprocess.Popen]) -> None:
+    self._running = [p for p in self._running if p not in processes]
+
+  def _hear(self, number: int, _: object) -> None:
+    self.number = number
+    self.asked.set()
+    self._tell(self._running)
+
+  def _tell(self, processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+      if process.poll() is None:
+        # A keyboard's SIGINT has reached them; they know SIGTERM better.
+        process.send_signal(
+          signal.SIGTERM if self.number == signal.SIGINT else self.number
+        )
+
+
+def free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    return probe.getsockname()[1]
+
+
+def devices_of(rank: int, devices: int, platform: str) -> dict[str, str]:
+  """The environment in which a rank has its own devices and no others."""
+  if platform == 'cuda':
+    own = range(rank * devices, (rank + 1) * devices)
+    return {'CUDA_VISIBLE_DEVICES': ','.join(map(str, own))}
+  return {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
+
+
+def ranks(
+  words: Sequence[str],
+  logs: pathlib.Path,
+  *,
+  processes: int,
+  devices: int,
+  platform: str,
+) -> list[Command]:
+  """The processes of one run; a new port each time."""
+  address = f'127.0.0.1:{free_port()}'
+  commands = []
+  for rank in range(processes):
+    environment = devices_of(rank, devices, platform)
+    if processes > 1:
+      environment |= dict(
+        JAX_COORDINATOR_ADDRESS=address,
+        JAX_NUM_PROCESSES=str(processes),
+        JAX_PROCESS_ID=str(rank),
+      )
+    commands.append(Command(words, environment, logs / f'rank{rank}.log'))
+  return commands
+
+
+def _copy(source: int, log: pathlib.Path) -> None:
+  """What a process says: to its log, and to this program's stderr."""
+  with open(log, 'ab') as file:
+    while data := os.read(source, 1 << 16):
+      file.write(data)
+      file.flush()
+      os.write(2, data)
+  os.close(source)
+
+
+def _start(command: Command, *, shown: bool) -> subprocess.Popen:
+  command.log.parent.mkdir(parents=True, exist_ok=True)
+  environment = os.environ | command.environment
+  if not shown:
+    with open(command.log, 'ab') as log:
+      return subprocess.Popen(
+        command.words,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+      )
+  reader, writer = os.pipe()
+  process = subprocess.Popen(command.words, env=environment, stderr=writer)
+  os.close(writer)
+  copying = threading.Thread(
+    target=_copy, args=(reader, command.log), daemon=True
+  )
+  copying.start()
+  return process
+
+
+def _wait(processes: Sequence[subprocess.Popen], grace: float) -> int:
+  """The exit code of the first that failed, when all have ended; or 0."""
+  failed: list[int] = []
+  changed = threading.Event()
+
+  def watch(process: subprocess.Popen) -> None:
+    if process.wait() != FINISHED:
+      failed.append(process.returncode)
+      changed.set()
+    elif all(other.poll() is not None for other in processes):
+      changed.set()
+
+  watchers = [threading.Thread(target=watch, args=(p,)) for p in processes]
+  for watcher in watchers:
+    watcher.start()
+  changed.wait()
+  limit = time.monotonic() + grace
+  for watcher in watchers:
+    watcher.join(max(0.0, limit - time.monotonic()) if failed else None)
+  for process in processes:
+    if process.poll() is None:
+      process.kill()
+  for watcher in watchers:
+    watcher.join()
+  return failed[0] if failed else FINISHED
+
+
+def run_once(
+  commands: Sequence[Command], stop: Stop, *, grace: float, shown: bool
+) -> int:
+  """All of them, to their end: 0, or the exit code of the first that failed."""
+  processes: list[subprocess.Popen] = []
+  try:
+    for rank, command in enumerate(commands):
+      processes.append(_start(command, shown=shown and rank == 0))
+    stop.add(processes)
+    return _wait(processes, grace)
+  finally:
+    stop.remove(processes)
+    for process in processes:
+      if process.poll() is None:
+        process.kill()
+      process.wait()
+
+
+def meaning(code: int) -> str:
+  """An exit code in words.
+
+  >>> meaning(-9)
+  'killed by SIGKILL'
+  """
+  if code < 0:
+    return f'killed by {signal.Signals(-code).name}'
+  known = {PREEMPTED: 'preempted and saved (75)', REFUSED: 'refused (2)'}
+  return known.get(code, f'crashed ({code})')
+
+
+def retrying(
+  attempt, stop: Stop, *, retries: int, what: str, pause: float = 1.0
+) -> int:
+  """Calls `attempt() -> exit code` until it is 0 or 2, or retries are spent."""
+  for count in range(retries + 1):
+    code = attempt()
+    if code in (FINISHED, REFUSED) or stop.number or count == retries:
+      break
+    seconds = min(pause * 2**count, LONGEST_PAUSE)
+    print(
+      f'{what}: {meaning(code)}; again in {seconds:g} s '
+      f'({count + 1} of {retries})',
+      file=sys.stderr,
+      flush=True,
+    )
+    if stop.asked.wait(seconds):
+      return PREEMPTED
+  if code != FINISHED:
+    print(f'{what}: {meaning(code)}', file=sys.stderr, flush=True)
+  # A shell's way to say which signal it was.
+  return code if code >= 0 else 128 - code
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog='launch.local', description=__doc__, allow_abbrev=False
+  )
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.add_argument('--processes', type=int, default=1)
+  parser.add_argument('--devices', type=int, default=1, help='of a process')
+  parser.add_argument('--platform', choices=('cpu', 'cuda'), default='cpu')
+  parser.add_argument('--logs', default='logs', help='folder of rank0.log ...')
+  parser.add_argument('--retries', type=int, default=3)
+  parser.add_argument('--grace_seconds', type=float, default=30.0)
+  parser.add_argument('module', help='such as experiments.train')
+  parser.add_argument('flags', nargs=argparse.REMAINDER)
+  options = parser.parse_args(arguments)
+  if options.processes < 1 or options.devices < 1 or options.retries < 0:
+    parser.error('--processes and --devices are at least 1, --retries 0')
+  return options
+
+
+def main(arguments: Sequence[str]) -> int:
+  options = parse(arguments)
+  logs = pathlib.Path(options.logs)
+  stop = Stop()
+  stop.listen()
+  words = [sys.executable, '-m', options.module, *options.flags]
+
+  def attempt() -> int:
+    commands = ranks(
+      words,
+      logs,
+      processes=options.processes,
+      devices=options.devices,
+      platform=options.platform,
+    )
+    return run_once(commands, stop, grace=options.grace_seconds, shown=True)
+
+  what = f'{options.module}, logs in {logs}'
+  return retrying(attempt, stop, retries=options.retries, what=what)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

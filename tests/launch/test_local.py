@@ -1,0 +1,138 @@
+"""launch.local: who is started, who is stopped, what is tried again."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from launch import local
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def commands(tmp_path):
+  """(code of rank 0, of rank 1, ...) -> processes that run this Python."""
+
+  def make(*codes):
+    return [
+      local.Command(
+        [sys.executable, '-c', code], {}, tmp_path / 'logs' / f'{rank}.log'
+      )
+      for rank, code in enumerate(codes)
+    ]
+
+  return make
+
+
+def once(commands, grace=60.0, stop=None):
+  return local.run_once(
+    commands, stop or local.Stop(), grace=grace, shown=False
+  )
+
+
+def test_all_end_well_and_each_has_a_log(commands, tmp_path):
+  assert once(commands('print(3)', 'print(4)')) == 0
+  logs = tmp_path / 'logs'
+  assert [(logs / f'{n}.log').read_text() for n in (0, 1)] == ['3\n', '4\n']
+
+
+def test_one_that_fails_ends_the_others(commands):
+  sleeper = 'import time; time.sleep(600)'
+  start = time.monotonic()
+  assert once(commands(sleeper, 'raise SystemExit(3)'), grace=0.2) == 3
+  assert once(commands('import os; os.abort()', sleeper), grace=0.2) == -6
+  assert time.monotonic() - start < 60
+
+
+def test_the_others_have_time_to_leave_by_themselves(commands, tmp_path):
+  waits = 'import time; time.sleep(0.5); print("left")'
+  assert once(commands('raise SystemExit(75)', waits)) == 75
+  assert (tmp_path / 'logs' / '1.log').read_text() == 'left\n'
+
+
+def attempts(*codes, retries=9):
+  """Exit code and number of attempts of a program with these exit codes."""
+  left = list(codes)
+  code = local.retrying(
+    lambda: left.pop(0), local.Stop(), retries=retries, what='it', pause=0.001
+  )
+  return code, len(codes) - len(left)
+
+
+def test_what_is_tried_again(capsys):
+  assert attempts(0) == (0, 1)
+  assert attempts(2, 0) == (2, 1)
+  assert attempts(75, 1, -9, 0) == (0, 4)
+  told = capsys.readouterr().err
+  assert 'it: preempted and saved (75); again in 0.001 s (1 of 9)' in told
+  assert 'it: killed by SIGKILL; again in 0.004 s (3 of 9)' in told
+  assert attempts(1, 1, 1, 1, retries=2) == (1, 3)
+  assert attempts(-9, retries=0) == (137, 1)
+
+
+def test_ranks_find_each_other_and_their_own_devices(tmp_path):
+  made = local.ranks([], tmp_path, processes=2, devices=4, platform='cpu')
+  first, second = (command.environment for command in made)
+  assert first['JAX_COORDINATOR_ADDRESS'] == second['JAX_COORDINATOR_ADDRESS']
+  assert first['JAX_COORDINATOR_ADDRESS'].startswith('127.0.0.1:')
+  assert [e['JAX_PROCESS_ID'] for e in (first, second)] == ['0', '1']
+  assert first['JAX_NUM_PROCESSES'] == '2'
+  assert first['JAX_NUM_CPU_DEVICES'] == '4'
+  gpus = local.ranks([], tmp_path, processes=2, devices=2, platform='cuda')
+  assert gpus[1].environment['CUDA_VISIBLE_DEVICES'] == '2,3'
+  alone = local.ranks([], tmp_path, processes=1, devices=2, platform='cpu')
+  assert 'JAX_NUM_PROCESSES' not in alone[0].environment
+
+
+# Says that it is there, leaves with 75 when it is asked to.
+POLITE = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+print('ready', file=sys.stderr, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_signal_goes_to_all_and_ends_the_retries(tmp_path):
+  (tmp_path / 'polite.py').write_text(POLITE)
+  path = os.pathsep.join([str(ROOT), str(tmp_path)])
+  launcher = subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'launch.local', '--processes=2'),
+      *('--logs', str(tmp_path / 'logs'), 'polite'),
+    ],
+    env=os.environ | {'PYTHONPATH': path},
+    stderr=subprocess.PIPE,
+  )
+  assert launcher.stderr is not None
+  try:
+    assert launcher.stderr.readline() == b'ready\n'
+    second = tmp_path / 'logs' / 'rank1.log'
+    limit = time.monotonic() + 60
+    while not (second.exists() and second.read_text()):
+      assert time.monotonic() < limit
+      threading.Event().wait(0.01)
+    launcher.send_signal(signal.SIGTERM)
+    rest = launcher.stderr.read().decode()
+    assert launcher.wait(timeout=60) == 75
+  finally:
+    launcher.kill()
+    launcher.wait()
+    launcher.stderr.close()
+  assert 'preempted and saved (75)' in rest and 'again' not in rest
+
+
+def test_wrong_words_are_refused():
+  for words in ([], ['--processes=0', 'x'], ['--platform=abacus', 'x']):
+    with pytest.raises(SystemExit) as left:
+      local.parse(words)
+    assert left.value.code == 2
+  options = local.parse(['--devices=2', 'experiments.train', '--workdir=w'])
+  assert options.module == 'experiments.train'
+  assert options.flags == ['--workdir=w']

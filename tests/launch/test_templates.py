@@ -1,0 +1,282 @@
+"""Scripts and manifests: rendered, linted, and run against false clusters."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from launch import render
+from transformer_jax.config import ConfigError
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+LAUNCH = ROOT / 'launch'
+SCRIPTS = [*LAUNCH.glob('*/*.sh'), *LAUNCH.glob('*/*.sbatch')]
+MANIFESTS = sorted((LAUNCH / 'kubernetes').glob('*.yaml'))
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_clean(script):
+  subprocess.run(['bash', '-n', script], check=True)
+  if shutil.which('shellcheck'):
+    subprocess.run(['shellcheck', script], check=True)
+
+
+def rendered(path: pathlib.Path) -> dict:
+  values = dict.fromkeys(render.names(path.read_text()), '3')
+  values |= {
+    name: name for name in ('name', 'image', 'claim') if name in values
+  }
+  values['command'] = "'experiments.train', '--workdir=/runs/x'"
+  return yaml.safe_load(render.render(path, values))
+
+
+# What may stand in an object, by the API's own reference, as far as it is
+# used here: a field that is spelt wrong is dropped by a server without a word.
+ENV = {'name': str, 'value': str, 'valueFrom': {'fieldRef': {'fieldPath': str}}}
+CONTAINER = {
+  'name': str,
+  'image': str,
+  'command': [str],
+  'args': [str],
+  'env': [ENV],
+  'ports': [{'containerPort': int}],
+  'resources': {'limits': {'nvidia.com/gpu': int}},
+  'volumeMounts': [{'name': str, 'mountPath': str}],
+}
+POD = {
+  'restartPolicy': str,
+  'terminationGracePeriodSeconds': int,
+  'containers': [CONTAINER],
+  'volumes': [
+    {
+      'name': str,
+      'persistentVolumeClaim': {'claimName': str},
+      'emptyDir': {'medium': str},
+    }
+  ],
+}
+CODES = {'containerName': str, 'operator': str, 'values': [int]}
+JOB = {
+  'completionMode': str,
+  'completions': int,
+  'parallelism': int,
+  'backoffLimit': int,
+  'backoffLimitPerIndex': int,
+  'maxFailedIndexes': int,
+  'podFailurePolicy': {
+    'rules': [
+      {'action': str, 'onExitCodes': CODES, 'onPodConditions': [{'type': str}]}
+    ]
+  },
+  'template': {'spec': POD},
+}
+SET = {
+  'network': {'enableDNSHostnames': bool},
+  'failurePolicy': {
+    'maxRestarts': int,
+    'rules': [{'name': str, 'action': str, 'onJobFailureReasons': [str]}],
+  },
+  'replicatedJobs': [{'name': str, 'replicas': int, 'template': {'spec': JOB}}],
+}
+KINDS = {
+  ('batch/v1', 'Job'): JOB,
+  ('jobset.x-k8s.io/v1alpha2', 'JobSet'): SET,
+}
+
+
+def wrong(value, schema, path='') -> list[str]:
+  """The paths of a value that a schema does not know."""
+  if isinstance(schema, dict):
+    if not isinstance(value, dict):
+      return [path]
+    return [
+      name
+      for key, inner in value.items()
+      for name in (
+        wrong(inner, schema[key], f'{path}.{key}')
+        if key in schema
+        else [f'{path}.{key}']
+      )
+    ]
+  if isinstance(schema, list):
+    if not isinstance(value, list):
+      return [path]
+    return [
+      name
+      for n, inner in enumerate(value)
+      for name in wrong(inner, schema[0], f'{path}[{n}]')
+    ]
+  return [] if type(value) is schema else [path]
+
+
+def jobs(found: dict) -> list[dict]:
+  """The specs of the jobs in an object."""
+  if found['kind'] == 'Job':
+    return [found['spec']]
+  return [job['template']['spec'] for job in found['spec']['replicatedJobs']]
+
+
+@pytest.mark.parametrize('path', MANIFESTS, ids=lambda path: path.name)
+def test_manifests_have_known_fields_of_the_right_types(path):
+  found = rendered(path)
+  assert set(found) == {'apiVersion', 'kind', 'metadata', 'spec'}
+  schema = KINDS[found['apiVersion'], found['kind']]
+  assert wrong(found['spec'], schema) == []
+  found['spec']['compeltions'] = 3
+  assert wrong(found['spec'], schema) == ['.compeltions']
+
+
+@pytest.mark.parametrize('path', MANIFESTS, ids=lambda path: path.name)
+def test_manifests_respect_exit_codes(path):
+  for job in jobs(rendered(path)):
+    pod = job['template']['spec']
+    assert job['completionMode'] == 'Indexed'
+    assert job['completions'] == job['parallelism']
+    # Else the kubelet restarts a container and no policy sees its exit code.
+    assert pod['restartPolicy'] == 'Never'
+    rules = job['podFailurePolicy']['rules']
+    by_code = {
+      code: rule['action']
+      for rule in rules
+      for code in rule.get('onExitCodes', {}).get('values', [])
+    }
+    assert by_code == {2: 'FailJob', 75: 'Ignore'}
+    containers = {container['name'] for container in pod['containers']}
+    mounted = {
+      mount['name']
+      for container in pod['containers']
+      for mount in container['volumeMounts']
+    }
+    assert mounted == {volume['name'] for volume in pod['volumes']}
+    for rule in rules:
+      if 'onExitCodes' in rule:
+        assert rule['onExitCodes']['containerName'] in containers
+
+
+def test_the_hosts_of_a_jobset_find_the_first(monkeypatch):
+  found = rendered(LAUNCH / 'kubernetes' / 'train.yaml')
+  (job,) = found['spec']['replicatedJobs']
+  (container,) = job['template']['spec']['template']['spec']['containers']
+  env = {entry['name']: entry.get('value') for entry in container['env']}
+  name = found['metadata']['name']
+  port = container['ports'][0]['containerPort']
+  first = f'{name}-{job["name"]}-0-0.{name}:{port}'
+  assert env['JAX_COORDINATOR_ADDRESS'] == first
+  assert env['JAX_NUM_PROCESSES'] == '3'
+  assert set(env) == {
+    'JAX_COORDINATOR_ADDRESS',
+    'JAX_NUM_PROCESSES',
+    'JAX_PROCESS_ID',
+  }
+
+
+def test_a_template_is_filled_in_whole_or_not_at_all(tmp_path, capsys):
+  path = tmp_path / 'template'
+  path.write_text('a $one b $$(TWO)\n')
+  assert render.main([str(path), 'one=1']) == 0
+  assert capsys.readouterr().out == 'a 1 b $(TWO)\n'
+  for values, words in [({}, 'needs one'), ({'one': '', 'x': ''}, 'ask for x')]:
+    with pytest.raises(ConfigError, match=words):
+      render.render(path, values)
+  assert render.main([str(path), 'one']) == 2
+  assert render.main([str(tmp_path / 'none'), 'one=1']) == 2
+
+
+@pytest.fixture
+def cluster(tmp_path):
+  """False srun, scontrol, gcloud: (script, words, environment) -> its end.
+
+  srun and gcloud leave with CODES, one after another; all write down what
+  they were called with.
+  """
+  false = tmp_path / 'bin'
+  false.mkdir()
+  log = tmp_path / 'calls'
+  say = (
+    f'echo "$(basename "$0") $* gpus=${{JAX_LOCAL_DEVICE_IDS:-}}" >> {log}\n'
+  )
+  ends = (
+    f'echo >> {log}.n; exit "$(cut -d, -f"$(wc -l < {log}.n)" <<< "$CODES")"'
+  )
+  for name, body in [('srun', ends), ('gcloud', ends), ('scontrol', '')]:
+    (false / name).write_text(f'#!/usr/bin/env bash\n{say}{body}\n')
+    (false / name).chmod(0o755)
+
+  def run(script, *words, codes, **environment):
+    for path in tmp_path.glob('calls*'):
+      path.unlink()
+    ended = subprocess.run(
+      ['bash', LAUNCH / script, *words],
+      env=os.environ
+      | {'PATH': f'{false}:{os.environ["PATH"]}', 'CODES': codes, 'PAUSE': '0'}
+      | {'SLURM_SUBMIT_DIR': str(tmp_path)}
+      | environment,
+      capture_output=True,
+      text=True,
+      timeout=60,
+    )
+    calls = log.read_text().splitlines() if log.exists() else []
+    return ended.returncode, calls
+
+  return run
+
+
+@pytest.mark.parametrize(
+  ('code', 'restarts', 'again'),
+  [
+    ('0', '0', False),
+    ('2', '0', False),
+    ('75', '99', True),
+    ('1', '0', True),
+    ('137', '2', True),
+    ('1', '3', False),
+  ],
+)
+@pytest.mark.parametrize('name', ['train', 'study'])
+def test_slurm_queues_again_what_may_be(cluster, name, code, restarts, again):
+  ended, calls = cluster(
+    f'slurm/{name}.sbatch',
+    *('--workdir=a b', '--preset=tiny'),
+    codes=code,
+    SLURM_JOB_ID='7',
+    SLURM_ARRAY_JOB_ID='7',
+    SLURM_ARRAY_TASK_ID='11',
+    SLURM_ARRAY_TASK_MIN='10',
+    SLURM_ARRAY_TASK_COUNT='4',
+    SLURM_RESTART_COUNT=restarts,
+  )
+  assert ended == int(code)
+  assert '--workdir=a b --preset=tiny' in calls[0]
+  wanted = 'scontrol requeue ' + {'train': '7', 'study': '7_11'}[name]
+  assert [call.startswith(wanted) for call in calls[1:]] == [True] * again
+  if name == 'study':
+    assert '-m experiments.ablate --shard=1/4 ' in calls[0]
+
+
+def test_a_task_alone_on_its_node_takes_all_gpus(cluster):
+  gpus = dict(codes='0', SLURM_JOB_ID='7', SLURM_GPUS_ON_NODE='4')
+  assert cluster('slurm/train.sbatch', **gpus)[1][0].endswith('gpus=0,1,2,3')
+  gpus |= dict(SLURM_NTASKS_PER_NODE='4')
+  assert cluster('slurm/train.sbatch', **gpus)[1][0].endswith('gpus=')
+
+
+@pytest.mark.parametrize(
+  ('codes', 'end', 'starts'),
+  [('0', 0, 1), ('2', 2, 1), ('75,75,1,0', 0, 4), ('1,1,1,1,1', 1, 4)],
+)
+def test_a_tpu_pod_is_kept_alive(cluster, codes, end, starts):
+  names = dict(TPU_NAME='slice', TPU_ZONE='zone')
+  words = ['run', 'experiments.train', '--workdir=/runs/a b']
+  ended, calls = cluster('tpu/pod.sh', *words, codes=codes, **names)
+  assert (ended, len(calls)) == (end, starts)
+  assert 'ssh slice --zone=zone --worker=all' in calls[0]
+  assert r'experiments.train --workdir=/runs/a\ b' in calls[0]
+
+
+def test_a_tpu_pod_wants_to_be_named(cluster):
+  assert cluster('tpu/pod.sh', 'run', codes='0')[0] != 0
+  names = dict(TPU_NAME='slice', TPU_ZONE='zone')
+  assert cluster('tpu/pod.sh', 'start', codes='0', **names) == (2, [])
