@@ -1,0 +1,221 @@
+"""A finished study's folder, written by code: numbers are made, not trained.
+
+The arms, their differences and the failures are chosen so that every part of
+the report has something to say.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+
+from transformer_jax.ablation import folder, pairs, stats
+from transformer_jax.ablation.study import (
+  Arm,
+  Cell,
+  LearningRates,
+  Primary,
+  Study,
+  cell,
+)
+
+STEPS = (50, 100, 200, 300, 400)
+# Final loss of each arm: by the paper's recipe, tuned.
+LOSS = {
+  'scale=rsqrt_d_k': (0.30, 0.22),
+  'scale=none': (1.35, 0.74),
+  'score=additive': (0.31, 0.23),
+  'scale=none d_k=16': (0.36, 0.25),
+}
+RATES = {name: 4e-3 / 2**i for i, name in enumerate(LOSS)}
+SOURCE = ('나는', '사과', '를', '먹는다', '</s>')
+TARGET = ('I', 'eat', 'an', 'apple', '</s>')
+
+
+def declaration(*, extra: str = '') -> Study:
+  """Four arms, or five with one of any name."""
+  arms = [
+    Arm('scale=rsqrt_d_k', {}),
+    Arm('scale=none', {'model.scale': 'none'}, 'known_bad'),
+    Arm('score=additive', {'model.score': 'additive'}),
+    Arm('scale=none d_k=16', {'model.scale': 'none', 'model.d_k': 16}),
+  ]
+  if extra:
+    arms.append(Arm(extra, {'model.scale': 'inverse_d_k'}))
+  return Study(
+    name='scaling',
+    question='Why are dot products divided by √d_k?',
+    paper='Large products push softmax where its gradient is small (3.2.1).',
+    axes=('model.scale', 'model.score', 'model.d_k'),
+    baseline={'model.d_k': 256, 'train.steps': STEPS[-1]},
+    arms=tuple(arms),
+    primary=(
+      Primary('scale=none', 'scale=rsqrt_d_k'),
+      Primary('score=additive', 'scale=rsqrt_d_k', margin=0.05),
+    ),
+    seeds=5,
+    looks=(5,),
+    tuning=LearningRates((1e-3, 2e-3, 4e-3), (20, 100), (100, 101, 102)),
+    probes=('scores',),
+    threshold=0.5,
+    doc='Expected: scaled learns, unscaled does not. 한글 메모.',
+  )
+
+
+def _curve(final: float, seed: int) -> list[float]:
+  """Seeds differ, and arms within a seed differ a little more."""
+  shared = 0.03 * np.sin(7 * seed + np.arange(len(STEPS)))
+  noise = shared * (1 + final) + 0.01 * np.cos(5 * seed + 40 * final)
+  falling = final + (2.6 - final) * np.exp(-np.array(STEPS) / 90)
+  return [float(value) for value in falling + noise]
+
+
+def _probes(variant: str) -> dict:
+  wide = 'd_k=16' not in variant
+  size = (256.0 if wide else 16.0) if 'none' in variant else 1.0
+  grown = [size * (1 + 0.1 * i) for i in range(len(STEPS))]
+  return {
+    site: {
+      'step': list(STEPS),
+      'score_variance': [[[v, 1.1 * v]] for v in grown],
+      'entropy': [[[1.6 / (1 + v / 20), 1.5]] for v in grown],
+      'key_gradient': [[[0.3, 0.2]] for _ in grown],
+      'softmax_gradient': [[[0.2 / (1 + v / 9), 0.1]] for v in grown],
+    }
+    for site in ('encoder_self', 'decoder_self', 'cross')
+  }
+
+
+def _maps(place: pathlib.Path, sharpness: float) -> None:
+  def weights(rows: int, columns: int) -> np.ndarray:
+    far = np.abs(np.arange(rows)[:, None] - np.arange(columns)[::-1])
+    heads = [np.exp(-sharpness * (h + 1) * far) for h in range(2)]
+    return np.stack([[h / h.sum(-1, keepdims=True) for h in heads]])
+
+  np.savez(
+    place / 'attention.npz',
+    encoder_self=weights(len(SOURCE), len(SOURCE)),
+    decoder_self=weights(len(TARGET), len(TARGET)),
+    cross=weights(len(TARGET), len(SOURCE)),
+    source=np.array(SOURCE),
+    target=np.array(TARGET),
+  )
+
+
+def _write(place: pathlib.Path, study: Study, one: Cell, final: float) -> None:
+  here = folder.begin(place, study, one)
+  diverged = one.variant == 'scale=none' and one.seed == 3
+  losses = _curve(final, one.seed)[: 2 if diverged else None]
+  with open(here / folder.METRICS, 'w', encoding='utf-8') as file:
+    for step, loss in zip(STEPS, losses, strict=False):
+      line = dict(
+        step=step, split='validation', loss=loss, accuracy=1 - loss / 3
+      )
+      file.write(json.dumps(line) + '\n')
+  final_loss = 2.77 if diverged else losses[-1]
+  if one.seed == 0:
+    _maps(here, 0.2 if 'none' in one.variant else 0.8)
+  slow = 2.2 if 'additive' in one.variant else 1.0
+  folder.write_result(
+    place,
+    one,
+    dict(
+      status=folder.DIVERGED if diverged else folder.FINISHED,
+      diverged_step=120 if diverged else None,
+      metrics=dict(
+        loss=final_loss,
+        accuracy=1 - final_loss / 3,
+        exact=max(0.0, 1 - final_loss),
+        steps_to_threshold=None if final > 0.5 else 300,
+      ),
+      parameters=167_168 + (4_096 if slow > 1 else 0),
+      flops_per_token=1.1e6 * slow,
+      step_seconds=0.0034 * slow,
+      peak_memory=None,
+      probes=_probes(one.variant),
+      versions=dict(jax='0.10.2', flax='0.12.8'),
+      device='cpu, 2 cores',
+    ),
+  )
+
+
+def _pairs(study: Study, place: pathlib.Path, phase: str) -> list[pairs.Pair]:
+  found = folder.read_results(place, study)
+  values = {
+    arm.name: [
+      r for r in found if (r.cell.variant, r.cell.phase) == (arm.name, phase)
+    ]
+    for arm in study.arms
+  }
+  base = study.arms[0].name
+  primary = {one.variant: one for one in study.primary}
+  tuned = ' (tuned)' if phase == 'tuned' else ''
+  return [
+    pairs.Pair(
+      name + tuned,
+      base + tuned,
+      'loss',
+      [r.body['metrics']['loss'] for r in values[name]],
+      [r.body['metrics']['loss'] for r in values[base]],
+      better='lower',
+      primary=name in primary,
+      margin=primary[name].margin if name in primary else None,
+      variant_diverged_R=[r.diverged for r in values[name]],
+      diverged_value=2.77,
+    )
+    for name in values
+    if name != base
+  ]
+
+
+def make(place: pathlib.Path, *, extra: str = '') -> pathlib.Path:
+  """The whole folder; `extra` names a fifth arm."""
+  place.mkdir(parents=True, exist_ok=True)
+  study = declaration(extra=extra)
+  folder.declare(place, study, seeds=None)
+  chosen = {
+    arm.name: dict(
+      recipe={
+        'optim.learning_rate': RATES.get(arm.name, 1e-3),
+        'optim.warmup_steps': 20,
+      }
+    )
+    for arm in study.arms
+  }
+  folder.write_json(place / folder.TUNING, dict(chosen=chosen))
+  for seed in range(study.seeds):
+    for arm in study.arms:
+      recipe, tuned = LOSS.get(arm.name, (0.5, 0.4))
+      one = cell(study, arm.name, seed=seed, phase='paper')
+      _write(place, study, one, recipe)
+      recipes = chosen[arm.name]['recipe']
+      two = cell(study, arm.name, seed=seed, phase='tuned', recipe=recipes)
+      _write(place, study, two, tuned)
+  found = folder.read_results(place, study)
+  (place / folder.TABLE).write_text(folder.table(found), encoding='utf-8')
+  rows = []
+  for phase in ('paper', 'tuned'):
+    for finding in stats.conclude(_pairs(study, place, phase)):
+      rows.append(stats.as_row(finding.comparison))
+  folder.write_json(place / folder.SUMMARY, rows)
+  return place
+
+
+def make_bare(place: pathlib.Path, study: Study) -> pathlib.Path:
+  """One number a run and nothing else, as an early study may have it."""
+  folder.declare(place, study, seeds=None)
+  for seed in range(study.seeds):
+    for i, arm in enumerate(study.arms):
+      one = cell(study, arm.name, seed=seed, phase='paper')
+      folder.begin(place, study, one)
+      loss = 1.0 + 0.1 * i + 0.01 * ((seed * (i + 2)) % 3)
+      body = dict(
+        status=folder.FINISHED, diverged_step=None, metrics=dict(loss=loss)
+      )
+      folder.write_result(place, one, body)
+  found = folder.read_results(place, study)
+  (place / folder.TABLE).write_text(folder.table(found), encoding='utf-8')
+  findings = stats.conclude(_pairs(study, place, 'paper'))
+  rows = [stats.as_row(finding.comparison) for finding in findings]
+  folder.write_json(place / folder.SUMMARY, rows)
+  return place

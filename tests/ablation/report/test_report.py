@@ -1,0 +1,273 @@
+"""The report of a made-up study: words, tables, pictures, one closed page."""
+
+import base64
+import io
+import json
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from tests.ablation.report import study_folder
+from transformer_jax.ablation import folder, published, report
+from transformer_jax.ablation.report import (
+  contents,
+  fonts,
+  reading,
+  table3,
+  tables,
+)
+from transformer_jax.ablation.study import Arm, Primary, Study
+from transformer_jax.config import ConfigError
+
+EVIL = '<script>alert("x")</script> & | `한글` $a_b$'
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  made = study_folder.make(tmp_path_factory.mktemp('study'), extra=EVIL)
+  report.write(made)
+  return made
+
+
+@pytest.fixture(scope='module')
+def page(place):
+  return (place / 'report/index.html').read_text(encoding='utf-8')
+
+
+@pytest.fixture(scope='module')
+def results(place):
+  return reading.read(place)
+
+
+def test_files(place):
+  made = {path.name for path in (place / 'report').iterdir()}
+  assert made == {
+    'index.html',
+    'report.md',
+    'results.csv',
+    'summary.json',
+    'figures',
+  }
+  for name in (folder.TABLE, folder.SUMMARY):
+    copy = (place / 'report' / name).read_bytes()
+    assert copy == (place / name).read_bytes()
+
+
+def test_the_page_asks_for_nothing(page):
+  """Every address is inside the page, and there is no program in it."""
+  addresses = re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\')>\s]+)', page)
+  assert len(addresses) > 20
+  assert all(address.startswith('data:') for address in addresses)
+  assert '<script' not in page
+  assert '@import' not in page
+
+
+def test_names_are_text(place, page):
+  assert (
+    '&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; | `한글`' in page
+  )
+  markdown = (place / 'report/report.md').read_text(encoding='utf-8')
+  assert '\\<script\\>' in markdown
+  assert '<script' not in markdown.replace('\\<', '')
+  for path in (place / 'report/figures').iterdir():
+    tags = [node.tag for node in ElementTree.parse(path).iter()]
+    assert not any('script' in tag for tag in tags), path
+
+
+def test_answers_are_the_verdicts_in_both_languages(results, page):
+  found = contents.sentences(results)
+  rows = [row for row in results.comparisons if row['primary']]
+  assert [one.verdict for one in found] == [row['verdict'] for row in rows]
+  assert len(found) == 4  # two comparisons, by the paper's recipe and tuned
+  first, second = found[:2]
+  assert first.verdict == 'not enough evidence'
+  assert '1 of 5 runs of scale=none diverged.' in first.en
+  assert '근거가 부족합니다' in first.ko
+  assert '1회가 발산했습니다' in first.ko
+  assert second.verdict == 'equivalent'
+  assert 'within the margin of 0.05' in second.en
+  for one in found:
+    assert one.en in page
+    assert one.ko in page
+
+
+def test_every_part_of_the_page(page):
+  parts = (
+    'Variants, the paper&#39;s recipe',
+    'Variants, tuned learning rate',
+    'At equal time',
+    'Learning rates',
+    'Tests, pairing and failures',
+    'Learning curves',
+    'Quality against cost',
+    'Why: probes',
+    'Probes at the end of training',
+    'The same sentence: encoder-decoder attention',
+    'What was run',
+    'study hash',
+    'scorer signature',
+    'arms vary together',
+    'exact McNemar',
+    'python -m experiments.ablate --study=scaling',
+    '왜 √d_k로 나눕니까?',
+  )
+  for part in parts:
+    assert part in page, part
+
+
+def test_hangul_has_its_font(page):
+  """A machine without Korean fonts shows letters, not boxes."""
+  from fontTools import ttLib
+
+  coded = re.search(r'data:font/woff;base64,([^"]+)"', page)
+  assert coded is not None
+  font = ttLib.TTFont(io.BytesIO(base64.b64decode(coded.group(1))))
+  wanted = {ord(letter) for letter in page if fonts.is_hangul(letter)}
+  assert len(wanted) > 200
+  assert wanted <= (font.getBestCmap() or {}).keys()
+
+
+def test_hangul_in_pictures(place):
+  """As outlines; that none is missing, matplotlib's warning would tell."""
+  maps = list((place / 'report/figures').glob('attention-cross-*.svg'))
+  assert len(maps) == 5
+  for path in maps:
+    assert fonts.FAMILY in path.read_text(encoding='utf-8')
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path):
+  study_folder.make_bare(tmp_path, table3_study(**SMALL))
+  report.write(tmp_path)
+  files = sorted(p for p in (tmp_path / 'report').rglob('*') if p.is_file())
+  before = [path.read_bytes() for path in files]
+  assert any(path.suffix == '.svg' for path in files)
+  report.write(tmp_path)
+  assert [path.read_bytes() for path in files] == before
+
+
+def test_variants_table(results):
+  table = tables.arms(results, 'paper')
+  assert len(table.rows) == 5
+  row = dict(zip(table.columns, table.rows[2], strict=True))
+  summary = results.comparisons[1]
+  assert row['variant'] == summary['variant'] == 'score=additive'
+  assert row['verdict'] == 'equivalent'
+  assert row['parameters'] == '171,264'
+  assert row['FLOPs a token'] == '2.42 M'
+  assert row['ms a step'] == '7.48'
+  assert row['memory, MiB'] == '–'  # not recorded is not zero
+
+
+def test_equal_time_reads_the_slow_arm_earlier(results):
+  """The quick arms end after 400 x 3.4 ms; additive is at 181 steps then."""
+  table = tables.equal_time(results, 'paper')
+  assert table is not None
+  rows = {row[0]: row for row in table.rows}
+  additive = results.of('score=additive', 'paper')
+  at_100 = [dict(run.curves['validation']['loss'])[100] for run in additive]
+  assert rows['score=additive'][1] == f'{np.mean(at_100):.2f}'
+  assert rows['scale=none'][-1] == 'a run diverged: not compared'
+
+
+def test_seeds_that_were_not_planned_are_said_so(results):
+  late = results.runs[0]._replace(seed=7)
+  more = results._replace(runs=(*results.runs, late))
+  found = contents.warnings(more)
+  assert found == [
+    'Exploratory: seeds 7 were not planned when the study was declared.'
+  ]
+
+
+def test_a_few_results_are_enough(tmp_path):
+  """No probes, maps, tuning or costs: the report is shorter, not broken."""
+  study = Study(
+    name='small',
+    question='A question?',
+    paper='',
+    axes=('model.scale',),
+    baseline={},
+    arms=(Arm('a', {}), Arm('b', {'model.scale': 'none'})),
+    primary=(Primary('b', 'a'),),
+    seeds=1,
+    looks=(1,),
+  )
+  study_folder.make_bare(tmp_path, study)
+  text = report.write(tmp_path).read_text(encoding='utf-8')
+  assert 'fewer than three seeds' in text
+  assert 'Why: probes' not in text
+
+
+@pytest.mark.parametrize(
+  'missing, said',
+  [('study.json', 'no study.json'), ('summary.json', 'no results yet')],
+)
+def test_folders_without_results(missing, said, tmp_path):
+  study_folder.make_bare(tmp_path, study_folder.declaration())
+  (tmp_path / missing).unlink()
+  with pytest.raises(ConfigError, match=said):
+    report.write(tmp_path)
+
+
+# Table 3
+
+
+def table3_study(**base) -> Study:
+  return Study(
+    name='table3',
+    question='',
+    paper='',
+    axes=('model.heads', 'model.d_k', 'model.d_v', 'model.layers'),
+    baseline=base,
+    arms=(
+      Arm('base', {}),
+      Arm('one', {'model.heads': 1, 'model.d_k': 64, 'model.d_v': 64}),
+      Arm('flat', {'model.layers': 1}),
+      Arm('other', {'model.layers': 2}),
+    ),
+    primary=(),
+    seeds=3,
+    looks=(3,),
+  )
+
+
+SMALL = {
+  'model.layers': 3,
+  'model.d_model': 64,
+  'model.heads': 8,
+  'model.d_k': 8,
+  'model.d_v': 8,
+}
+
+
+def test_rows_of_table_3_are_found_by_their_ratio(tmp_path):
+  study_folder.make_bare(tmp_path, table3_study(**SMALL))
+  rows = table3.rows_of(reading.read(tmp_path))
+  assert {arm: row.name for arm, row in rows.items()} == {
+    'one': 'A: 1 head',
+    'flat': 'C: 2 layers',
+    'other': 'C: 4 layers',
+  }
+
+
+def test_published_rows_are_held_against_runs_that_share_no_seed(tmp_path):
+  study_folder.make_bare(tmp_path, table3_study(**SMALL))
+  results = reading.read(tmp_path)
+  table = table3.published(results)
+  assert table is not None
+  losses = [
+    np.array([run.metrics['loss'] for run in results.of(name, 'paper')])
+    for name in ('one', 'base')
+  ]
+  gap = np.log(5.29 / 4.92)
+  wanted = published.hold_against(gap, losses[0] - losses[1][[2, 0, 1]], rows=3)
+  row = table.rows[0]
+  assert row[0] == 'A: 1 head'
+  assert row[2] == f'+{gap:.4f}'
+  assert row[-1] == wanted.statement
+
+
+def test_summary_is_json_for_others(place):
+  rows = json.loads((place / 'report/summary.json').read_text('utf-8'))
+  assert {row['variant'] for row in rows} >= {'scale=none', EVIL}

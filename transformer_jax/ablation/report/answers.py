@@ -1,0 +1,208 @@
+"""A comparison to one honest sentence, in English and in Korean (pure).
+
+The verdict's word and the numbers are those of `summary.json`; nothing is
+judged again here.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from transformer_jax.ablation import evidence
+
+LANGUAGES: tuple[str, ...] = ('en', 'ko')
+MINUS = '\N{MINUS SIGN}'
+
+
+class Metric(NamedTuple):
+  """How a metric is called and counted, by language."""
+
+  name: Mapping[str, str]
+  unit: Mapping[str, str]
+  better: str
+
+
+METRICS = {
+  'loss': Metric(
+    {'en': 'held-out loss', 'ko': '검증 손실'},
+    {'en': 'nats a token', 'ko': 'nat/토큰'},
+    'lower',
+  ),
+  'accuracy': Metric(
+    {'en': 'token accuracy', 'ko': '토큰 정확도'},
+    {'en': '', 'ko': ''},
+    'higher',
+  ),
+  'exact': Metric(
+    {'en': 'exact match', 'ko': '완전 일치율'}, {'en': '', 'ko': ''}, 'higher'
+  ),
+  'steps_to_threshold': Metric(
+    {'en': 'steps to the threshold', 'ko': '기준값 도달 단계 수'},
+    {'en': 'steps', 'ko': '단계'},
+    'lower',
+  ),
+  'bleu': Metric(
+    {'en': 'BLEU', 'ko': 'BLEU'}, {'en': 'points', 'ko': '점'}, 'higher'
+  ),
+}
+
+WORDS = {
+  'en': {
+    evidence.BETTER: '{variant} is better than {baseline}: {gap}.',
+    evidence.WORSE: '{variant} is worse than {baseline}: {gap}.',
+    evidence.EQUIVALENT: '{variant} and {baseline} are equivalent within the '
+    'margin of {margin} that was declared beforehand: {gap}.',
+    evidence.NOT_ENOUGH: 'There is not enough evidence that {variant} and '
+    '{baseline} differ{enough}: {gap}.',
+    evidence.NOT_SENSITIVE: 'The study is not sensitive and gives no answer '
+    'about {variant} and {baseline}{reason}: {gap}.',
+    evidence.NO_VERDICT: 'No verdict on {variant} and {baseline}{few}: {gap}.',
+  },
+  'ko': {
+    evidence.BETTER: '‘{variant}’의 결과가 ‘{baseline}’보다 좋습니다: {gap}.',
+    evidence.WORSE: '‘{variant}’의 결과가 ‘{baseline}’보다 나쁩니다: {gap}.',
+    evidence.EQUIVALENT: '‘{variant}’, ‘{baseline}’의 차이는 미리 정한 '
+    '허용 범위 {margin} 이내이므로 동등합니다: {gap}.',
+    evidence.NOT_ENOUGH: '‘{variant}’, ‘{baseline}’ 사이에 차이가 있다고 볼 '
+    '근거가 부족합니다{enough}: {gap}.',
+    evidence.NOT_SENSITIVE: '이 연구는 민감도가 부족하여 ‘{variant}’, '
+    '‘{baseline}’의 비교에 답할 수 없습니다{reason}: {gap}.',
+    evidence.NO_VERDICT: '‘{variant}’, ‘{baseline}’의 비교에는 판정을 내리지 '
+    '않습니다{few}: {gap}.',
+  },
+}
+VERDICTS_KO = {
+  evidence.BETTER: '더 좋음',
+  evidence.WORSE: '더 나쁨',
+  evidence.EQUIVALENT: '동등',
+  evidence.NOT_ENOUGH: '근거 부족',
+  evidence.NOT_SENSITIVE: '민감도 부족',
+  evidence.NO_VERDICT: '판정 없음',
+}
+PARTS = {
+  'en': dict(
+    gap='{name} {difference}{unit} ({inside})',
+    interval='{level} interval {low} to {high}',
+    none='no interval',
+    seeds='{seeds} seeds',
+    one='1 seed',
+    enough=' (about {seeds} seeds would be enough)',
+    few=' (fewer than three seeds)',
+    diverged=' {diverged} of {seeds} runs of {variant} diverged.',
+  ),
+  'ko': dict(
+    gap='{name} 차이 {difference}{unit} ({inside})',
+    interval='{level} 신뢰구간 {low} ~ {high}',
+    none='신뢰구간 없음',
+    seeds='시드 {seeds}개',
+    one='시드 1개',
+    enough='(약 {seeds}개의 시드가 필요합니다)',
+    few='(시드가 세 개 미만입니다)',
+    diverged=' ‘{variant}’의 실행 {seeds}회 중 {diverged}회가 발산했습니다.',
+  ),
+}
+
+
+def metric(name: str) -> Metric:
+  """How this metric is called; one that is not listed keeps its own name."""
+  own = dict.fromkeys(LANGUAGES, name)
+  none = dict.fromkeys(LANGUAGES, '')
+  return METRICS.get(name, Metric(own, none, 'lower'))
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+  """Three significant digits, a true minus sign; a dash for none.
+
+  >>> number(-0.012345, signed=True), number(1234.5), number(None)
+  ('−0.0123', '1,234', '–')
+  """
+  if value is None or math.isnan(value):
+    return '–'
+  if math.isinf(value):
+    return ('+' if value > 0 else MINUS) + '∞'
+  size = abs(value)
+  if size >= 100:
+    text = f'{size:,.0f}'
+  elif size >= 1e-4 or size == 0:
+    digits = 0 if size == 0 else 2 - math.floor(math.log10(size))
+    text = f'{size:.{max(digits, 0)}f}'
+  else:
+    text = f'{size:.1e}'
+  sign = '+' if signed and value > 0 else ''
+  return (MINUS if value < 0 else sign) + text
+
+
+def limits(row: Mapping[str, Any]) -> tuple[float, float] | None:
+  """The interval, infinite at an open end; None for fewer than two seeds."""
+  low, high = row['ci_low'], row['ci_high']
+  if row['seeds'] < 2:
+    return None
+  return (
+    -math.inf if low is None else float(low),
+    math.inf if high is None else float(high),
+  )
+
+
+def interval(row: Mapping[str, Any]) -> str:
+  """The limits of the table's column."""
+  found = limits(row)
+  if found is None:
+    return '–'
+  low, high = (number(limit, signed=True) for limit in found)
+  return f'{low} to {high}'
+
+
+def _gap(row: Mapping[str, Any], *, level: str, language: str) -> str:
+  parts, named = PARTS[language], metric(row['metric'])
+  unit = named.unit[language]
+  found = limits(row)
+  inside = parts['none']
+  if found is not None:
+    low, high = (number(limit, signed=True) for limit in found)
+    inside = parts['interval'].format(level=level, low=low, high=high)
+  seeds = int(row['seeds'])
+  inside += ', ' + parts['one' if seeds == 1 else 'seeds'].format(seeds=seeds)
+  p = row['p_adjusted'] if row['p_adjusted'] is not None else row['p_value']
+  if p is not None:
+    inside += f', p {"=" if p >= 1e-4 else "<"} {number(max(p, 1e-4))}'
+  return parts['gap'].format(
+    name=named.name[language],
+    difference=number(row['difference'], signed=True),
+    unit=f' {unit}' if unit else '',
+    inside=inside,
+  )
+
+
+def sentence(
+  row: Mapping[str, Any], *, language: str = 'en', level: str = '95 %'
+) -> str:
+  """One comparison in one sentence, and another where runs diverged.
+
+  Args:
+    row: of summary.json; `seeds_needed` and `insensitive` where they are known.
+    language: en or ko.
+    level: of the interval, as text.
+
+  >>> sentence({'variant': 'b', 'baseline': 'a', 'metric': 'loss', 'seeds': 5,
+  ...   'diverged': 0, 'difference': -0.5, 'ci_low': -0.6, 'ci_high': -0.4,
+  ...   'p_value': 0.01, 'p_adjusted': 0.02, 'margin': None,
+  ...   'verdict': 'better'})
+  'b is better than a: held-out loss −0.500 nats a token \
+(95 % interval −0.600 to −0.400, 5 seeds, p = 0.0200).'
+  """
+  parts = PARTS[language]
+  needed, reason = row.get('seeds_needed'), row.get('insensitive')
+  text = WORDS[language][row['verdict']].format(
+    variant=row['variant'],
+    baseline=row['baseline'],
+    margin=f'{row["margin"] or 0:g}',
+    gap=_gap(row, level=level, language=language),
+    enough=parts['enough'].format(seeds=needed) if needed else '',
+    reason=f' ({reason})' if reason else '',
+    few=parts['few'] if row['seeds'] < 3 else '',
+  )
+  if row['diverged']:
+    text += parts['diverged'].format(
+      diverged=row['diverged'], seeds=row['seeds'], variant=row['variant']
+    )
+  return text

@@ -1,0 +1,262 @@
+"""Everything the report shows, worked out once for page and Markdown."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from transformer_jax.ablation import evidence, sequential
+from transformer_jax.ablation.report import (
+  answers,
+  figures,
+  insight,
+  questions,
+  table3,
+  tables,
+)
+from transformer_jax.ablation.report.reading import (
+  PHASES,
+  TUNED,
+  Results,
+  arm_of,
+  phase_of,
+)
+from transformer_jax.ablation.report.style import Picture
+
+# A sign beside each verdict: its colour alone would not be enough.
+MARKS = {
+  evidence.BETTER: '▲',
+  evidence.WORSE: '▼',
+  evidence.EQUIVALENT: '≈',
+  evidence.NOT_ENOUGH: '?',
+  evidence.NOT_SENSITIVE: '∅',
+  evidence.NO_VERDICT: '–',
+}
+
+# Arms whose maps are shown side by side; of more, those that are judged.
+MOST_MAPS = 6
+
+
+class Answer(NamedTuple):
+  """One primary comparison in words."""
+
+  verdict: str
+  phase: str
+  en: str
+  ko: str
+
+
+class Asked(NamedTuple):
+  """A question of the list; here: whether this study asks it."""
+
+  text: Mapping[str, str]
+  answer: Mapping[str, str]
+  commands: tuple[str, ...]
+  here: bool
+
+
+class Contents(NamedTuple):
+  """The report before it has a form."""
+
+  name: str
+  question: str
+  paper: str
+  answers: list[Answer]
+  warnings: list[str]
+  variants: list[tables.Table]
+  forests: list[Picture]
+  galleries: list[tuple[str, list[Picture]]]
+  more: list[tables.Table]
+  ran: tables.Table
+  facts: list[tuple[str, str]]
+  command: str
+  questions: list[Asked]
+
+  @property
+  def pictures(self) -> list[Picture]:
+    """All of them, in the order of the page."""
+    return [
+      *self.forests,
+      *(picture for _, pictures in self.galleries for picture in pictures),
+    ]
+
+
+def _level(results: Results, row: Mapping[str, Any]) -> str:
+  """The level of a primary interval: it holds over all planned looks."""
+  looks = results.study.looks
+  alpha = 0.05
+  if row['primary'] and row['seeds'] in looks:
+    alpha = sequential.level_at(row['seeds'], looks)
+  return f'{100 * (1 - alpha):.3g} %'
+
+
+def sentences(results: Results) -> list[Answer]:
+  """The primary comparisons in words, in the order of the summary."""
+  found = []
+  for row in results.comparisons:
+    if row['primary']:
+      level = _level(results, row)
+      # The phase stands beside the sentence.
+      sides = {side: arm_of(row[side]) for side in ('variant', 'baseline')}
+      plain = {**row, **sides}
+      en, ko = (
+        answers.sentence(plain, language=language, level=level)
+        for language in answers.LANGUAGES
+      )
+      found.append(Answer(row['verdict'], PHASES[phase_of(row)], en, ko))
+  return found
+
+
+def warnings(results: Results) -> list[str]:
+  """What a reader must know before believing an answer."""
+  lines = []
+  planned = results.study.seeds
+  late = sorted({run.seed for run in results.runs if run.seed >= planned})
+  if late:
+    lines.append(
+      f'Exploratory: seeds {", ".join(map(str, late))} were not planned when '
+      'the study was declared.'
+    )
+  if TUNED not in results.phases:
+    lines.append(
+      "Every arm ran at the paper's recipe only: a variant that wants another "
+      'learning rate is not shown at its best.'
+    )
+  return lines
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+  """Study hash, versions, device, scorer: what a repetition must match."""
+
+  def every(name: str) -> str:
+    values = dict.fromkeys(
+      str(run.body[name]) for run in results.runs if run.body.get(name)
+    )
+    return '; '.join(values) or 'not recorded'
+
+  versions: dict[str, dict[str, None]] = {}
+  for run in results.runs:
+    for package, version in (run.body.get('versions') or {}).items():
+      versions.setdefault(package, {})[str(version)] = None
+  shown = ', '.join(f'{p} {"/".join(v)}' for p, v in versions.items())
+  signature = every('signature')
+  if signature == 'not recorded':
+    signature = (
+      'none: loss in nats a token, accuracy and exact match of the '
+      'references by teacher forcing'
+    )
+  study = results.study
+  return [
+    ('study hash', results.hash),
+    ('lab note', study.doc or 'none'),
+    (
+      'shared by all',
+      ', '.join(f'{p}={v}' for p, v in study.baseline.items()) or 'defaults',
+    ),
+    (
+      'planned',
+      f'{study.seeds} seeds, looks at {", ".join(map(str, study.looks))}',
+    ),
+    ('runs', f'{len(results.runs)} finished or diverged'),
+    ('device', every('device')),
+    ('versions', shown or 'not recorded'),
+    ('scorer signature', signature),
+  ]
+
+
+def _present(pictures: list[Picture | None]) -> list[Picture]:
+  return [picture for picture in pictures if picture is not None]
+
+
+def _attention(results: Results) -> list[tuple[str, list[Picture]]]:
+  """Each arm's first run with maps, site by site."""
+  names = results.variants
+  if len(names) > MOST_MAPS:
+    judged = {results.variants[0]}
+    for one in results.study.primary:
+      judged |= {one.variant, one.baseline}
+    names = tuple(name for name in names if name in judged)
+  first = {}
+  for name in names:
+    for phase in results.phases:
+      for run in results.of(name, phase):
+        if run.attention is not None:
+          first.setdefault(name, run)
+  return [
+    (
+      f'The same sentence: {where}',
+      _present([insight.attention(run, site) for run in first.values()]),
+    )
+    for site, where in insight.SITES.items()
+  ]
+
+
+def _probes(results: Results) -> list[Picture]:
+  phase = results.phases[0]
+  found: list[Picture] = []
+  for name in insight.SERIES:
+    found += _present([insight.against_d_k(results, phase, name)])
+    found += insight.over_training(results, phase, name)
+  return found
+
+
+def _more(results: Results) -> list[tables.Table]:
+  """Tables that a reader turns to second."""
+  found = [tables.equal_time(results, phase) for phase in results.phases]
+  found += [tables.learning_rates(results), tables.pairing(results)]
+  found += [insight.table(results, results.phases[0])]
+  found += [table3.published(results)]
+  return [table for table in found if table is not None]
+
+
+def _asked(results: Results) -> list[Asked]:
+  return [
+    Asked(q.text, q.answer, q.commands, results.study.name in q.studies)
+    for q in questions.read()
+  ]
+
+
+def _galleries(results: Results) -> list[tuple[str, list[Picture]]]:
+  """Pictures by what they are about."""
+  phases, metric = results.phases, results.metric
+  curves: list[Picture] = []
+  # A threshold's steps are read off the loss.
+  for one in dict.fromkeys(['loss', metric, 'accuracy']):
+    for phase in phases:
+      curves += figures.curves(results, phase, 'validation', one)
+  costs = _present(
+    [
+      figures.quality_against_cost(results, phase, metric, cost)
+      for phase in phases
+      for cost in figures.COSTS
+    ]
+  )
+  return [
+    ('Learning curves', curves),
+    ('Quality against cost', costs),
+    ('Why: probes', _probes(results)),
+    *_attention(results),
+  ]
+
+
+def gather(results: Results) -> Contents:
+  """Tables, sentences and pictures of a study."""
+  study = results.study
+  metrics = dict.fromkeys(row['metric'] for row in results.comparisons)
+  seeds = len({run.seed for run in results.runs})
+  name = shlex.quote(study.name)
+  return Contents(
+    name=study.name,
+    question=study.question,
+    paper=study.paper,
+    answers=sentences(results),
+    warnings=warnings(results),
+    variants=[tables.arms(results, phase) for phase in results.phases],
+    forests=_present([figures.forest(results.comparisons, m) for m in metrics]),
+    galleries=_galleries(results),
+    more=_more(results),
+    ran=tables.what_ran(results),
+    facts=_facts(results),
+    command=f'python -m experiments.ablate --study={name} '
+    f'--workdir={shlex.quote(str(results.path))} --seeds={seeds}',
+    questions=_asked(results),
+  )

@@ -1,0 +1,145 @@
+"""What the report is made of: result files of a study's folder, in memory."""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from transformer_jax.ablation import folder
+from transformer_jax.ablation.study import Arm, Study, study_hash
+from transformer_jax.config import Config, ConfigError
+
+PAPER, TUNED = 'paper', 'tuned'
+PHASES = {PAPER: "the paper's recipe", TUNED: 'tuned learning rate'}
+ATTENTION = 'attention.npz'
+
+# {split: {metric: [(step, value), ...]}}
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+
+
+class Run(NamedTuple):
+  """One finished run: its result, its curves and where its maps lie."""
+
+  variant: str
+  seed: int
+  phase: str
+  config: Config
+  identity: str
+  diverged: bool
+  body: Mapping[str, Any]
+  curves: Curves
+  attention: pathlib.Path | None
+
+  @property
+  def metrics(self) -> Mapping[str, Any]:
+    return self.body['metrics']
+
+  def number(self, name: str) -> float:
+    """A number of the result; nan where the runner could not measure it."""
+    return as_number(self.body.get(name))
+
+
+class Results(NamedTuple):
+  """A study with all that its folder says."""
+
+  path: pathlib.Path
+  study: Study
+  runs: tuple[Run, ...]
+  comparisons: tuple[Mapping[str, Any], ...]
+  tuning: Mapping[str, Any]
+
+  @property
+  def hash(self) -> str:
+    return study_hash(self.study)
+
+  @property
+  def variants(self) -> tuple[str, ...]:
+    """Names of the arms, the baseline first."""
+    return tuple(arm.name for arm in self.study.arms)
+
+  def of(self, variant: str, phase: str) -> tuple[Run, ...]:
+    """Finished runs of an arm, by seed."""
+    return tuple(
+      run for run in self.runs if run.variant == variant and run.phase == phase
+    )
+
+  @property
+  def phases(self) -> tuple[str, ...]:
+    """Which verdicts there are: by the paper's recipe, tuned, or both."""
+    ran = {run.phase for run in self.runs}
+    return tuple(phase for phase in PHASES if phase in ran)
+
+  @property
+  def metric(self) -> str:
+    """The metric of the first primary comparison: what pictures show."""
+    return self.study.primary[0].metric if self.study.primary else 'loss'
+
+
+def as_number(value: Any) -> float:
+  """A number of a JSON file; null, which stands for none, becomes nan."""
+  return math.nan if value is None else float(value)
+
+
+def phase_of(row: Mapping[str, Any]) -> str:
+  """The phase that a row of summary.json is about, by the arm's label."""
+  return TUNED if str(row['variant']).endswith(' (tuned)') else PAPER
+
+
+def arm_of(label: str) -> str:
+  """The arm's name of a label."""
+  return label.removesuffix(' (tuned)')
+
+
+def find_arm(results: Results, name: str) -> Arm:
+  return next(arm for arm in results.study.arms if arm.name == name)
+
+
+def _curves(lines: Sequence[Mapping[str, Any]]) -> Curves:
+  curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+  for line in lines:
+    for name, value in line.items():
+      if name not in ('step', 'split') and math.isfinite(value):
+        named = curves.setdefault(str(line['split']), {}).setdefault(name, [])
+        named.append((int(line['step']), float(value)))
+  return curves
+
+
+def _run(place: pathlib.Path, result: folder.Result) -> Run:
+  cell = result.cell
+  attention = folder.cell_folder(place, cell) / ATTENTION
+  return Run(
+    variant=cell.variant,
+    seed=cell.seed,
+    phase=cell.phase,
+    config=cell.config,
+    identity=cell.identity,
+    diverged=result.diverged,
+    body=result.body,
+    curves=_curves(result.metrics),
+    attention=attention if attention.exists() else None,
+  )
+
+
+def read(workdir: str | pathlib.Path) -> Results:
+  """The folder of a study that has come to its summary.
+
+  Raises:
+    ConfigError: it holds no study, no summary yet, or a damaged file.
+  """
+  place = pathlib.Path(workdir).expanduser()
+  study = folder.read_study(place)
+  found = folder.read_results(place, study)
+  if not found or not (place / folder.SUMMARY).exists():
+    raise ConfigError(
+      f'{place}: study {study.name} has no results yet; finish it with '
+      f'python -m experiments.ablate --study={study.name} --workdir={place}'
+    )
+  tuning = place / folder.TUNING
+  return Results(
+    path=place,
+    study=study,
+    runs=tuple(_run(place, result) for result in found),
+    comparisons=tuple(folder.read_summary(place)),
+    tuning=json.loads(tuning.read_text('utf-8')) if tuning.exists() else {},
+  )

@@ -1,0 +1,291 @@
+"""The report's tables as text, for the page and for Markdown alike."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transformer_jax.ablation import paired, stats, survival
+from transformer_jax.ablation.pairs import Pair
+from transformer_jax.ablation.report import answers
+from transformer_jax.ablation.report.reading import (
+  PAPER,
+  PHASES,
+  TUNED,
+  Results,
+  Run,
+  arm_of,
+  phase_of,
+)
+
+NONE = '–'
+
+
+class Table(NamedTuple):
+  """A title, columns, rows of text, and what a reader has to know of it."""
+
+  title: str
+  columns: tuple[str, ...]
+  rows: list[tuple[str, ...]]
+  note: str = ''
+
+
+def _median(runs: Sequence[Run], name: str) -> float:
+  values = [run.number(name) for run in runs]
+  known = [value for value in values if math.isfinite(value)]
+  return float(np.median(known)) if known else math.nan
+
+
+def _size(value: float) -> str:
+  """1,536 -> 1.54 k: four letters or so, for a phone's column."""
+  if math.isnan(value):
+    return NONE
+  for unit, limit in (('G', 1e9), ('M', 1e6), ('k', 1e3)):
+    if abs(value) >= limit:
+      return f'{value / limit:.3g} {unit}'
+  return f'{value:.3g}'
+
+
+def _scaled(scale: float) -> Callable[[float], str]:
+  return lambda value: answers.number(value * scale)
+
+
+# What an arm costs: column, number of the result, how it is written.
+COSTS = (
+  ('parameters', 'parameters', lambda value: answers.number(value)),
+  ('FLOPs a token', 'flops_per_token', _size),
+  ('ms a step', 'step_seconds', _scaled(1e3)),
+  ('memory, MiB', 'peak_memory', _scaled(1 / 2**20)),
+)
+
+
+def mean_of(runs: Sequence[Run], metric: str) -> float:
+  """Mean over seeds; nan where a run has no such number."""
+  values = [run.metrics.get(metric) for run in runs]
+  if not values or any(value is None for value in values):
+    return math.nan
+  return float(np.mean([float(value) for value in values if value is not None]))
+
+
+def _costs(runs: Sequence[Run]) -> tuple[str, ...]:
+  return tuple(form(_median(runs, name)) for _, name, form in COSTS)
+
+
+def arms(results: Results, phase: str) -> Table:
+  """Baseline first, then each comparison of the phase with its costs."""
+  columns = """variant,metric,mean,difference,interval,verdict,p,effect,
+    detectable,exact,seeds,diverged""".replace('\n', '').replace(' ', '')
+  rows = []
+
+  def add(name: str, runs: Sequence[Run], cells: Sequence[str]) -> None:
+    exact = answers.number(mean_of(runs, 'exact'))
+    failed = str(sum(run.diverged for run in runs))
+    rows.append((name, *cells, exact, str(len(runs)), failed, *_costs(runs)))
+
+  base = results.variants[0]
+  runs = results.of(base, phase)
+  mean = answers.number(mean_of(runs, results.metric))
+  add(f'{base} (baseline)', runs, (results.metric, mean, *[NONE] * 6))
+  for row in results.comparisons:
+    if phase_of(row) != phase:
+      continue
+    p = row['p_adjusted'] if row['primary'] else row['p_value']
+    cells = (
+      row['metric'] + ('' if row['primary'] else ' (not primary)'),
+      answers.number(row['mean']),
+      answers.number(row['difference'], signed=True),
+      answers.interval(row),
+      row['verdict'],
+      answers.number(p),
+      answers.number(row['effect_size'], signed=True),
+      answers.number(row['minimum_detectable']),
+    )
+    name = arm_of(row['variant'])
+    add(name, results.of(name, phase), cells)
+  return Table(
+    f'Variants, {PHASES[phase]}',
+    (*columns.split(','), *(column for column, _, _ in COSTS)),
+    rows,
+    'At a fixed step, on the split for validation. Difference: variant minus '
+    'the arm it is held against. p: adjusted by Holm for primary comparisons. '
+    'Effect: mean of the paired differences over their spread, or '
+    'rank-biserial where ranks decide. Detectable: the smallest true '
+    'difference that this many seeds find four times in five. Cost: median '
+    'over seeds.',
+  )
+
+
+def _at_time(runs: Sequence[Run], seconds: float) -> dict[int, float]:
+  """{seed: loss at the last evaluation within this time}."""
+  found = {}
+  for run in runs:
+    rate = run.number('step_seconds')
+    points = run.curves.get('validation', {}).get('loss', ())
+    reached = [value for step, value in points if step * rate <= seconds]
+    found[run.seed] = reached[-1] if reached else math.nan
+  return found
+
+
+def _shortest(results: Results, phase: str) -> float:
+  """Seconds in which the quickest run ends; nan where times are unknown."""
+  whole = []
+  for run in results.runs:
+    points = run.curves.get('validation', {}).get('loss', ())
+    if run.phase == phase and points and not run.diverged:
+      whole.append(points[-1][0] * run.number('step_seconds'))
+  return min(whole) if whole and np.all(np.isfinite(whole)) else math.nan
+
+
+def equal_time(results: Results, phase: str) -> Table | None:
+  """Every arm read when the quickest run ends; None where no time is known.
+
+  The time is that of training steps: evaluation is not counted.
+  """
+  seconds = _shortest(results, phase)
+  if math.isnan(seconds):
+    return None
+  base = results.variants[0]
+  base_runs = results.of(base, phase)
+  base_values = _at_time(base_runs, seconds)
+  rows = []
+  for name in results.variants:
+    runs = results.of(name, phase)
+    values = _at_time(runs, seconds)
+    shared = sorted(values.keys() & base_values.keys())
+    sides = [[side[seed] for seed in shared] for side in (values, base_values)]
+    failed = any(run.diverged for run in (*runs, *base_runs))
+    cells, note = [NONE, NONE], ''
+    if failed:
+      note = 'a run diverged: not compared'
+    elif name != base and len(shared) > 1 and np.all(np.isfinite(sides)):
+      pair = Pair(
+        name, base, 'loss', sides[0], sides[1], 'lower', primary=False
+      )
+      row = stats.as_row(stats.conclude([pair])[0].comparison)
+      cells = [
+        answers.number(row['difference'], signed=True),
+        answers.interval(row),
+      ]
+    found = list(values.values())
+    mean = float(np.mean(found)) if found else math.nan
+    rows.append((name, answers.number(mean), *cells, str(len(found)), note))
+  return Table(
+    f'At equal time, {PHASES[phase]}',
+    ('variant', 'held-out loss', 'difference', 'interval', 'seeds', 'note'),
+    rows,
+    f'Each run at its last evaluation within {seconds:.3g} s of training '
+    'steps, when the quickest run ends; without verdict.',
+  )
+
+
+def _paired_values(
+  results: Results, row: Mapping[str, Any]
+) -> tuple[list[Run], list[Run]]:
+  """Runs of both arms over the seeds that both have."""
+  phase = phase_of(row)
+  sides = [
+    {run.seed: run for run in results.of(arm_of(row[side]), phase)}
+    for side in ('variant', 'baseline')
+  ]
+  shared = sorted(sides[0].keys() & sides[1].keys())
+  return [sides[0][s] for s in shared], [sides[1][s] for s in shared]
+
+
+def pairing(results: Results) -> Table:
+  """What pairing by seed bought, and how often arms failed."""
+  rows = []
+  for row in results.comparisons:
+    variant, baseline = _paired_values(results, row)
+    values = [
+      [reading(run, row['metric']) for run in side]
+      for side in (variant, baseline)
+    ]
+    bought = NONE
+    if len(variant) > 1 and np.all(np.isfinite(values)):
+      bought = paired.pairing(*values).statement
+    failed = 'none diverged'
+    if any(run.diverged for run in variant + baseline):
+      rates = survival.failure_rates(
+        [run.diverged for run in variant], [run.diverged for run in baseline]
+      )
+      failed = (
+        f'diverged: {rates.variant_rate:.0%} against '
+        f'{rates.baseline_rate:.0%} (exact McNemar p '
+        f'{answers.number(rates.p_value)})'
+      )
+    rows.append(
+      (
+        f'{row["variant"]} against {row["baseline"]}',
+        row['metric'],
+        row['test'],
+        bought,
+        failed,
+      )
+    )
+  columns = ('comparison', 'metric', 'test', 'pairing by seed', 'failures')
+  return Table('Tests, pairing and failures', columns, rows)
+
+
+def reading(run: Run, metric: str) -> float:
+  value = run.metrics.get(metric)
+  return math.nan if value is None else float(value)
+
+
+def _recipe(values: Mapping[str, Any]) -> str:
+  return ', '.join(f'{path.split(".")[-1]} {v:g}' for path, v in values.items())
+
+
+def learning_rates(results: Results) -> Table | None:
+  """What tuning chose for each arm; None where nothing was tuned."""
+  chosen = results.tuning.get('chosen')
+  if not chosen:
+    return None
+  rows = []
+  for name in results.variants:
+    if name not in chosen:
+      continue
+    one = chosen[name]
+    basin = one.get('basin')
+    rows.append(
+      (
+        name,
+        _recipe(one['recipe']),
+        NONE if basin is None else f'{basin:g} ×',
+        answers.number(mean_of(results.of(name, PAPER), results.metric)),
+        answers.number(mean_of(results.of(name, TUNED), results.metric)),
+      )
+    )
+  return Table(
+    'Learning rates',
+    (
+      'variant',
+      'chosen',
+      'basin',
+      f"{results.metric}, paper's recipe",
+      f'{results.metric}, tuned',
+    ),
+    rows,
+    'Chosen on the split for validation, on seeds that judge nothing; basin: '
+    'largest over smallest rate of the grid that is nearly as good.',
+  )
+
+
+def what_ran(results: Results) -> Table:
+  """What each arm sets apart from the study's baseline."""
+  rows = []
+  for arm in results.study.arms:
+    seeds = {
+      phase: [str(run.seed) for run in results.of(arm.name, phase)]
+      for phase in results.phases
+    }
+    changed = ', '.join(f'{p}={v}' for p, v in arm.overrides.items())
+    rows.append(
+      (
+        arm.name,
+        arm.role.replace('_', ' ') or NONE,
+        changed or 'nothing: the baseline',
+        '; '.join(f'{phase}: {" ".join(s)}' for phase, s in seeds.items()),
+      )
+    )
+  return Table('What was run', ('variant', 'role', 'differs in', 'seeds'), rows)
