@@ -112,7 +112,13 @@ def _write(place: pathlib.Path, study: Study, one: Cell, final: float) -> None:
         step=step, split='validation', loss=loss, accuracy=1 - loss / 3
       )
       file.write(json.dumps(line) + '\n')
-  final_loss = 2.77 if diverged else losses[-1]
+  metrics = dict(unigram_loss=2.77, steps_to_threshold=None)
+  if not diverged:
+    metrics |= dict(
+      loss=losses[-1],
+      accuracy=1 - losses[-1] / 3,
+      exact=max(0.0, 1 - losses[-1]),
+    )
   if one.seed == 0:
     _maps(here, 0.2 if 'none' in one.variant else 0.8)
   slow = 2.2 if 'additive' in one.variant else 1.0
@@ -122,12 +128,7 @@ def _write(place: pathlib.Path, study: Study, one: Cell, final: float) -> None:
     dict(
       status=folder.DIVERGED if diverged else folder.FINISHED,
       diverged_step=120 if diverged else None,
-      metrics=dict(
-        loss=final_loss,
-        accuracy=1 - final_loss / 3,
-        exact=max(0.0, 1 - final_loss),
-        steps_to_threshold=None if final > 0.5 else 300,
-      ),
+      metrics=metrics,
       parameters=167_168 + (4_096 if slow > 1 else 0),
       flops_per_token=1.1e6 * slow,
       step_seconds=0.0034 * slow,
@@ -139,33 +140,94 @@ def _write(place: pathlib.Path, study: Study, one: Cell, final: float) -> None:
   )
 
 
-def _pairs(study: Study, place: pathlib.Path, phase: str) -> list[pairs.Pair]:
-  found = folder.read_results(place, study)
-  values = {
-    arm.name: [
-      r for r in found if (r.cell.variant, r.cell.phase) == (arm.name, phase)
-    ]
-    for arm in study.arms
-  }
+METRICS = {'loss': 'lower', 'accuracy': 'higher', 'exact': 'higher'}
+
+
+def _pairs(
+  study: Study, results: list[folder.Result], phase: str
+) -> list[pairs.Pair]:
+  """Primary ones by loss, then all arms by all metrics that the runs have."""
   base = study.arms[0].name
   primary = {one.variant: one for one in study.primary}
-  tuned = ' (tuned)' if phase == 'tuned' else ''
+
+  def values(name: str, metric: str) -> list[float]:
+    cells = [r for r in results if r.cell.variant == name]
+    return [
+      r.body['metrics'].get(metric, np.nan)
+      for r in cells
+      if r.cell.phase == phase
+    ]
+
+  def diverged(name: str) -> list[bool]:
+    return [
+      r.diverged
+      for r in results
+      if (r.cell.variant, r.cell.phase) == (name, phase)
+    ]
+
   return [
     pairs.Pair(
-      name + tuned,
-      base + tuned,
-      'loss',
-      [r.body['metrics']['loss'] for r in values[name]],
-      [r.body['metrics']['loss'] for r in values[base]],
-      better='lower',
-      primary=name in primary,
-      margin=primary[name].margin if name in primary else None,
-      variant_diverged_R=[r.diverged for r in values[name]],
-      diverged_value=2.77,
+      arm.name,
+      base,
+      metric,
+      values(arm.name, metric),
+      values(base, metric),
+      better=better,
+      primary=arm.name in primary and metric == 'loss',
+      margin=primary[arm.name].margin
+      if arm.name in primary and metric == 'loss'
+      else None,
+      variant_diverged_R=diverged(arm.name),
+      diverged_value=2.77 if metric == 'loss' else 0.0,
     )
-    for name in values
-    if name != base
+    for metric, better in METRICS.items()
+    for arm in study.arms[1:]
+    if metric in results[0].body['metrics']
   ]
+
+
+def _summary(
+  study: Study, results: list[folder.Result], *, exploratory: bool = False
+) -> list[dict]:
+  rows = []
+  for phase in dict.fromkeys(r.cell.phase for r in results):
+    for finding in stats.conclude(_pairs(study, results, phase)):
+      row = stats.as_row(finding.comparison)
+      tuned = ' (tuned)' if phase == 'tuned' else ''
+      rows.append(
+        row
+        | dict(
+          variant=row['variant'] + tuned,
+          baseline=row['baseline'] + tuned,
+          phase=phase,
+          exploratory=exploratory,
+          seeds_needed=finding.seeds_needed,
+          pairing=dict(statement=finding.pairing.statement),
+          notes=list(finding.notes),
+        )
+      )
+  return rows
+
+
+def _finish(place: pathlib.Path, study: Study) -> None:
+  found = folder.read_results(place, study)
+  (place / folder.TABLE).write_text(folder.table(found), encoding='utf-8')
+  folder.write_json(place / folder.SUMMARY, _summary(study, found))
+
+
+def _tuned(name: str) -> dict:
+  rate = RATES.get(name, 1e-3)
+  near = {r: abs(np.log2(r / rate)) for r in (5e-4, 1e-3, 2e-3, 4e-3)}
+  return dict(
+    recipe={'optim.learning_rate': rate, 'optim.warmup_steps': 20},
+    basin_octaves=2.0,
+    on_edge=rate in (5e-4, 4e-3),
+    grid=[
+      dict(rate=r, warmup=warmup, loss=0.3 + 0.2 * far + warmup / 1e4)
+      for warmup in (20, 100)
+      for r, far in near.items()
+    ],
+  )
 
 
 def make(place: pathlib.Path, *, extra: str = '') -> pathlib.Path:
@@ -173,16 +235,8 @@ def make(place: pathlib.Path, *, extra: str = '') -> pathlib.Path:
   place.mkdir(parents=True, exist_ok=True)
   study = declaration(extra=extra)
   folder.declare(place, study, seeds=None)
-  chosen = {
-    arm.name: dict(
-      recipe={
-        'optim.learning_rate': RATES.get(arm.name, 1e-3),
-        'optim.warmup_steps': 20,
-      }
-    )
-    for arm in study.arms
-  }
-  folder.write_json(place / folder.TUNING, dict(chosen=chosen))
+  chosen = {arm.name: _tuned(arm.name) for arm in study.arms}
+  folder.write_json(place / folder.TUNING, dict(tolerance=0.02, chosen=chosen))
   for seed in range(study.seeds):
     for arm in study.arms:
       recipe, tuned = LOSS.get(arm.name, (0.5, 0.4))
@@ -191,13 +245,7 @@ def make(place: pathlib.Path, *, extra: str = '') -> pathlib.Path:
       recipes = chosen[arm.name]['recipe']
       two = cell(study, arm.name, seed=seed, phase='tuned', recipe=recipes)
       _write(place, study, two, tuned)
-  found = folder.read_results(place, study)
-  (place / folder.TABLE).write_text(folder.table(found), encoding='utf-8')
-  rows = []
-  for phase in ('paper', 'tuned'):
-    for finding in stats.conclude(_pairs(study, place, phase)):
-      rows.append(stats.as_row(finding.comparison))
-  folder.write_json(place / folder.SUMMARY, rows)
+  _finish(place, study)
   return place
 
 
@@ -213,9 +261,5 @@ def make_bare(place: pathlib.Path, study: Study) -> pathlib.Path:
         status=folder.FINISHED, diverged_step=None, metrics=dict(loss=loss)
       )
       folder.write_result(place, one, body)
-  found = folder.read_results(place, study)
-  (place / folder.TABLE).write_text(folder.table(found), encoding='utf-8')
-  findings = stats.conclude(_pairs(study, place, 'paper'))
-  rows = [stats.as_row(finding.comparison) for finding in findings]
-  folder.write_json(place / folder.SUMMARY, rows)
+  _finish(place, study)
   return place

@@ -17,6 +17,8 @@ ROW = dict(
   p_value=0.01,
   p_adjusted=0.02,
   margin=None,
+  seeds_needed=None,
+  notes=(),
 )
 GAP = (
   'held-out loss −0.500 nats a token '
@@ -61,11 +63,11 @@ GAP_KO = (
     ),
     (
       'not sensitive',
-      {'insensitive': 'the known-bad arm c is not told apart'},
+      {'notes': ['the known-bad arm c is not told apart']},
       'The study is not sensitive and gives no answer about b and a (the '
       f'known-bad arm c is not told apart): {GAP}',
-      '이 연구는 민감도가 부족하여 ‘b’, ‘a’의 비교에 답할 수 없습니다 (the '
-      f'known-bad arm c is not told apart): {GAP_KO}',
+      '이 연구는 민감도가 부족하여 ‘b’, ‘a’의 비교에 답할 수 없습니다 '
+      f'(나빠야 할 대조군 ‘c’ 구별 실패): {GAP_KO}',
     ),
   ],
 )

@@ -84,6 +84,7 @@ def test_answers_are_the_verdicts_in_both_languages(results, page):
   first, second = found[:2]
   assert first.verdict == 'not enough evidence'
   assert '1 of 5 runs of scale=none diverged.' in first.en
+  assert 'seeds would be enough' in first.en
   assert '근거가 부족합니다' in first.ko
   assert '1회가 발산했습니다' in first.ko
   assert second.verdict == 'equivalent'
@@ -98,6 +99,8 @@ def test_every_part_of_the_page(page):
     'Variants, the paper&#39;s recipe',
     'Variants, tuned learning rate',
     'At equal time',
+    'Other metrics',
+    'octaves',
     'Learning rates',
     'Tests, pairing and failures',
     'Learning curves',
@@ -178,6 +181,26 @@ def test_seeds_that_were_not_planned_are_said_so(results):
   assert found == [
     'Exploratory: seeds 7 were not planned when the study was declared.'
   ]
+
+
+def test_exploratory_rows_stand_apart(results):
+  """The same rows over more seeds: no answer and no place in the forest."""
+  again = [{**row, 'exploratory': True} for row in results.comparisons]
+  more = results._replace(comparisons=(*results.comparisons, *again))
+  assert contents.sentences(more) == contents.sentences(results)
+  assert tables.arms(more, 'paper') == tables.arms(results, 'paper')
+  assert tables.pairing(more) == tables.pairing(results)
+  assert tables.exploratory(results, 'paper') is None
+  table = tables.exploratory(more, 'paper')
+  assert table is not None
+  assert len(table.rows) == len(results.rows('paper'))
+
+
+def test_a_diverged_run_counts_as_the_unigram_model(results):
+  runs = results.of('scale=none', 'paper')
+  losses = [run.metrics.get('loss', 2.77) for run in runs]
+  assert sum(run.diverged for run in runs) == 1
+  assert tables.mean_of(runs, 'loss') == pytest.approx(np.mean(losses))
 
 
 def test_a_few_results_are_enough(tmp_path):

@@ -5,12 +5,15 @@ judged again here.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from transformer_jax.ablation import evidence
 
 LANGUAGES: tuple[str, ...] = ('en', 'ko')
+# As `stats.insensitivity` says it; the other reason is a ceiling.
+NOT_APART = re.compile(r'the known-bad arm (.*) is not told apart', re.DOTALL)
 MINUS = '\N{MINUS SIGN}'
 
 
@@ -87,6 +90,8 @@ PARTS = {
     seeds='{seeds} seeds',
     one='1 seed',
     enough=' (about {seeds} seeds would be enough)',
+    unlucky=' (about {seeds} seeds decide four times in five; not this time)',
+    never=' (no number of seeds can be named that would be enough)',
     few=' (fewer than three seeds)',
     diverged=' {diverged} of {seeds} runs of {variant} diverged.',
   ),
@@ -97,6 +102,9 @@ PARTS = {
     seeds='시드 {seeds}개',
     one='시드 1개',
     enough='(약 {seeds}개의 시드가 필요합니다)',
+    unlucky='(약 {seeds}개의 시드면 다섯 번 중 네 번은 판정이 나지만 이번에는 '
+    '나지 않았습니다)',
+    never='(필요한 시드 수를 말할 수 없습니다)',
     few='(시드가 세 개 미만입니다)',
     diverged=' ‘{variant}’의 실행 {seeds}회 중 {diverged}회가 발산했습니다.',
   ),
@@ -173,32 +181,49 @@ def _gap(row: Mapping[str, Any], *, level: str, language: str) -> str:
   )
 
 
+def _missing(row: Mapping[str, Any], language: str) -> str:
+  """How many seeds would be enough, in brackets."""
+  needed = row['seeds_needed']
+  if needed is None:
+    return PARTS[language]['never']
+  kind = 'enough' if needed > row['seeds'] else 'unlucky'
+  return PARTS[language][kind].format(seeds=needed)
+
+
+def _reason(row: Mapping[str, Any], language: str) -> str:
+  """Why a study is not sensitive, in brackets: its note, said in `language`."""
+  note = next(iter(row['notes']), '')
+  if language == 'ko':
+    bad = NOT_APART.fullmatch(note)
+    note = f'나빠야 할 대조군 ‘{bad[1]}’ 구별 실패' if bad else '천장 효과'
+  return f' ({note})'
+
+
 def sentence(
   row: Mapping[str, Any], *, language: str = 'en', level: str = '95 %'
 ) -> str:
   """One comparison in one sentence, and another where runs diverged.
 
   Args:
-    row: of summary.json; `seeds_needed` and `insensitive` where they are known.
+    row: of summary.json.
     language: en or ko.
     level: of the interval, as text.
 
   >>> sentence({'variant': 'b', 'baseline': 'a', 'metric': 'loss', 'seeds': 5,
   ...   'diverged': 0, 'difference': -0.5, 'ci_low': -0.6, 'ci_high': -0.4,
   ...   'p_value': 0.01, 'p_adjusted': 0.02, 'margin': None,
-  ...   'verdict': 'better'})
+  ...   'verdict': 'better', 'seeds_needed': None, 'notes': []})
   'b is better than a: held-out loss −0.500 nats a token \
 (95 % interval −0.600 to −0.400, 5 seeds, p = 0.0200).'
   """
   parts = PARTS[language]
-  needed, reason = row.get('seeds_needed'), row.get('insensitive')
   text = WORDS[language][row['verdict']].format(
     variant=row['variant'],
     baseline=row['baseline'],
     margin=f'{row["margin"] or 0:g}',
     gap=_gap(row, level=level, language=language),
-    enough=parts['enough'].format(seeds=needed) if needed else '',
-    reason=f' ({reason})' if reason else '',
+    enough=_missing(row, language),
+    reason=_reason(row, language),
     few=parts['few'] if row['seeds'] < 3 else '',
   )
   if row['diverged']:

@@ -18,7 +18,6 @@ from transformer_jax.ablation.report.reading import (
   TUNED,
   Results,
   arm_of,
-  phase_of,
 )
 from transformer_jax.ablation.report.style import Picture
 
@@ -92,17 +91,21 @@ def _level(results: Results, row: Mapping[str, Any]) -> str:
 def sentences(results: Results) -> list[Answer]:
   """The primary comparisons in words, in the order of the summary."""
   found = []
-  for row in results.comparisons:
-    if row['primary']:
-      level = _level(results, row)
-      # The phase stands beside the sentence.
-      sides = {side: arm_of(row[side]) for side in ('variant', 'baseline')}
-      plain = {**row, **sides}
-      en, ko = (
-        answers.sentence(plain, language=language, level=level)
-        for language in answers.LANGUAGES
-      )
-      found.append(Answer(row['verdict'], PHASES[phase_of(row)], en, ko))
+  judged = [
+    row
+    for phase in results.phases
+    for row in results.rows(phase)
+    if row['primary']
+  ]
+  for row in judged:
+    level = _level(results, row)
+    # The phase stands beside the sentence.
+    sides = {side: arm_of(row[side]) for side in ('variant', 'baseline')}
+    en, ko = (
+      answers.sentence({**row, **sides}, language=language, level=level)
+      for language in answers.LANGUAGES
+    )
+    found.append(Answer(row['verdict'], PHASES[row['phase']], en, ko))
   return found
 
 
@@ -201,7 +204,11 @@ def _probes(results: Results) -> list[Picture]:
 
 def _more(results: Results) -> list[tables.Table]:
   """Tables that a reader turns to second."""
-  found = [tables.equal_time(results, phase) for phase in results.phases]
+  found = [
+    made(results, phase)
+    for made in (tables.equal_time, tables.other_metrics, tables.exploratory)
+    for phase in results.phases
+  ]
   found += [tables.learning_rates(results), tables.pairing(results)]
   found += [insight.table(results, results.phases[0])]
   found += [table3.published(results)]
@@ -233,6 +240,7 @@ def _galleries(results: Results) -> list[tuple[str, list[Picture]]]:
   return [
     ('Learning curves', curves),
     ('Quality against cost', costs),
+    ('Learning rates', figures.learning_rates(results)),
     ('Why: probes', _probes(results)),
     *_attention(results),
   ]
@@ -241,7 +249,6 @@ def _galleries(results: Results) -> list[tuple[str, list[Picture]]]:
 def gather(results: Results) -> Contents:
   """Tables, sentences and pictures of a study."""
   study = results.study
-  metrics = dict.fromkeys(row['metric'] for row in results.comparisons)
   seeds = len({run.seed for run in results.runs})
   name = shlex.quote(study.name)
   return Contents(
@@ -251,7 +258,7 @@ def gather(results: Results) -> Contents:
     answers=sentences(results),
     warnings=warnings(results),
     variants=[tables.arms(results, phase) for phase in results.phases],
-    forests=_present([figures.forest(results.comparisons, m) for m in metrics]),
+    forests=_present([figures.forest(results, results.metric)]),
     galleries=_galleries(results),
     more=_more(results),
     ran=tables.what_ran(results),

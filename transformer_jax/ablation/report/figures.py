@@ -14,7 +14,6 @@ from transformer_jax.ablation.report.reading import (
   Results,
   Run,
   arm_of,
-  phase_of,
 )
 
 
@@ -118,9 +117,9 @@ def _forest_rows(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
   width = (max(ends) - min(ends)) or 1.0
   left, right = min(ends) - 0.08 * width, max(ends) + 0.08 * width
   for y, row in enumerate(rows):
-    color = style.COLORS[1] if phase_of(row) == TUNED else style.COLORS[0]
+    color = style.COLORS[1] if row['phase'] == TUNED else style.COLORS[0]
     filled = color if row['primary'] else 'white'
-    marker = 's' if phase_of(row) == TUNED else 'o'
+    marker = 's' if row['phase'] == TUNED else 'o'
     low, high = answers.limits(row) or (row['difference'], row['difference'])
     axes.plot([max(low, left), min(high, right)], [y, y], color=color)
     for limit, edge, arrow in ((low, left, '<'), (high, right, '>')):
@@ -146,11 +145,14 @@ def _forest_rows(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
   axes.set_xlim(left, right)
 
 
-def forest(
-  comparisons: Sequence[Mapping[str, Any]], metric: str
-) -> style.Picture | None:
-  """Every difference on one metric with its interval."""
-  rows = [row for row in comparisons if row['metric'] == metric]
+def forest(results: Results, metric: str) -> style.Picture | None:
+  """Every difference on one metric with its interval, by planned seeds."""
+  rows = [
+    row
+    for phase in results.phases
+    for row in results.rows(phase)
+    if row['metric'] == metric
+  ]
   if not rows:
     return None
   named = answers.metric(metric)
@@ -165,7 +167,7 @@ def forest(
       text = f'{style.short(variant, 28)} against {style.short(baseline, 20)}'
       # Names stand above their line: beside it they leave no room for it.
       axes.annotate(
-        style.plain(text) + (', tuned' if phase_of(row) == TUNED else ''),
+        style.plain(text) + (', tuned' if row['phase'] == TUNED else ''),
         (0, y),
         (0, 7),
         xycoords=('axes fraction', 'data'),
@@ -216,11 +218,8 @@ def quality_against_cost(
   points = {}
   for name in results.variants:
     runs = results.of(name, phase)
-    values = [
-      float(run.metrics[metric])
-      for run in runs
-      if run.metrics.get(metric) is not None
-    ]
+    values = [run.value(metric) for run in runs]
+    values = [value for value in values if math.isfinite(value)]
     price = scaled(_cost(runs, cost))
     if values and math.isfinite(price):
       points[name] = (price, np.array(values))
@@ -256,4 +255,57 @@ def quality_against_cost(
     f'quality against cost of {", ".join(points)}',
     paint,
     height=2.6 + 0.1 * len(points),
+  )
+
+
+def learning_rates(results: Results) -> list[style.Picture]:
+  """Validation loss against the rate, at the warmup that was chosen."""
+  chosen = results.tuning.get('chosen', {})
+  arms = [name for name in results.variants if name in chosen]
+  return [
+    _basins(results, {name: chosen[name] for name in group}, part)
+    for part, group in enumerate(style.groups(arms) if arms else [])
+  ]
+
+
+def _basins(
+  results: Results, chosen: Mapping[str, Mapping[str, Any]], part: int
+) -> style.Picture:
+  look = style.looks(results.variants)
+
+  def paint(figure: Any) -> None:
+    axes = figure.subplots()
+    for name, one in chosen.items():
+      color, marker, line = look[name]
+      recipe = one['recipe']
+      points = sorted(
+        (at['rate'], at['loss'])
+        for at in one['grid']
+        if at['warmup'] == recipe['optim.warmup_steps']
+      )
+      axes.plot(
+        *zip(*points, strict=True),
+        color=color,
+        linestyle=line,
+        marker=marker,
+        label=style.plain(style.short(name)),
+      )
+    axes.set_xscale('log', base=2)
+    rates = sorted(
+      {at['rate'] for one in chosen.values() for at in one['grid']}
+    )
+    axes.set_xticks(rates, [f'{rate:.2g}' for rate in rates], rotation=45)
+    axes.minorticks_off()
+    axes.set_xlabel('learning rate')
+    axes.set_ylabel('validation loss (nats a token)')
+    axes.grid(alpha=0.25)
+    style.legend_below(figure, axes)
+
+  return style.draw(
+    f'learning-rates-{part + 1}',
+    'Validation loss over the seeds of tuning against the learning rate, at '
+    'the warmup that was chosen: a wide basin forgives, a narrow one does not.',
+    f'loss against learning rate of {", ".join(chosen)}',
+    paint,
+    height=2.8 + 0.16 * len(chosen),
   )

@@ -14,6 +14,7 @@ PAPER, TUNED = 'paper', 'tuned'
 PHASES = {PAPER: "the paper's recipe", TUNED: 'tuned learning rate'}
 ATTENTION = 'attention.npz'
 
+Row = Mapping[str, Any]  # of summary.json
 # {split: {metric: [(step, value), ...]}}
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 
@@ -35,6 +36,17 @@ class Run(NamedTuple):
   def metrics(self) -> Mapping[str, Any]:
     return self.body['metrics']
 
+  def value(self, metric: str) -> float:
+    """The metric at the last step; nan where there is none.
+
+    A diverged run counts as a model that knows frequencies only, as it does
+    in the comparisons.
+    """
+    if self.diverged and metric != 'steps_to_threshold':
+      unigram = self.metrics.get('unigram_loss')
+      return as_number(unigram) if metric == 'loss' else 0.0
+    return as_number(self.metrics.get(metric))
+
   def number(self, name: str) -> float:
     """A number of the result; nan where the runner could not measure it."""
     return as_number(self.body.get(name))
@@ -46,7 +58,7 @@ class Results(NamedTuple):
   path: pathlib.Path
   study: Study
   runs: tuple[Run, ...]
-  comparisons: tuple[Mapping[str, Any], ...]
+  comparisons: tuple[Row, ...]
   tuning: Mapping[str, Any]
 
   @property
@@ -57,6 +69,14 @@ class Results(NamedTuple):
   def variants(self) -> tuple[str, ...]:
     """Names of the arms, the baseline first."""
     return tuple(arm.name for arm in self.study.arms)
+
+  def rows(self, phase: str, *, exploratory: bool = False) -> list[Row]:
+    """Rows of the summary: by planned seeds, or by all that there are."""
+    return [
+      row
+      for row in self.comparisons
+      if row['phase'] == phase and row['exploratory'] == exploratory
+    ]
 
   def of(self, variant: str, phase: str) -> tuple[Run, ...]:
     """Finished runs of an arm, by seed."""
@@ -79,11 +99,6 @@ class Results(NamedTuple):
 def as_number(value: Any) -> float:
   """A number of a JSON file; null, which stands for none, becomes nan."""
   return math.nan if value is None else float(value)
-
-
-def phase_of(row: Mapping[str, Any]) -> str:
-  """The phase that a row of summary.json is about, by the arm's label."""
-  return TUNED if str(row['variant']).endswith(' (tuned)') else PAPER
 
 
 def arm_of(label: str) -> str:

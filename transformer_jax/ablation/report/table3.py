@@ -16,7 +16,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.ablation import published as held
 from transformer_jax.ablation.report import answers
 from transformer_jax.ablation.report.reading import PAPER, Results
-from transformer_jax.ablation.report.tables import Table, reading
+from transformer_jax.ablation.report.tables import Table
 from transformer_jax.ablation.study import Value, arm_config
 from transformer_jax.config import Config
 
@@ -102,19 +102,18 @@ def published(results: Results) -> Table | None:
   """Each published row against ours; None where the study is not `table3`."""
   if results.study.name != 'table3':
     return None
-  base_R = [
-    reading(run, 'loss') for run in results.of(results.variants[0], PAPER)
-  ]
+  base_runs = results.of(results.variants[0], PAPER)
+  base_R = [run.value('loss') for run in base_runs]
   named = rows_of(results)
   shown = []
   for name, row in named.items():
     runs = results.of(name, PAPER)
-    values_R = np.array([reading(run, 'loss') for run in runs])
+    values_R = np.array([run.value('loss') for run in runs])
     gap = math.log(row.perplexity / BASE_PERPLEXITY)
     if (
       len(runs) != len(base_R)
       or len(runs) < 3
-      or any(run.diverged for run in runs)
+      or any(run.diverged for run in (*runs, *base_runs))
     ):
       shown.append(
         (

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer_jax.ablation import paired, stats, survival
+from transformer_jax.ablation import stats, survival
 from transformer_jax.ablation.pairs import Pair
 from transformer_jax.ablation.report import answers
 from transformer_jax.ablation.report.reading import (
@@ -14,9 +14,9 @@ from transformer_jax.ablation.report.reading import (
   PHASES,
   TUNED,
   Results,
+  Row,
   Run,
   arm_of,
-  phase_of,
 )
 
 NONE = '–'
@@ -62,20 +62,41 @@ COSTS = (
 
 def mean_of(runs: Sequence[Run], metric: str) -> float:
   """Mean over seeds; nan where a run has no such number."""
-  values = [run.metrics.get(metric) for run in runs]
-  if not values or any(value is None for value in values):
-    return math.nan
-  return float(np.mean([float(value) for value in values if value is not None]))
+  values = [run.value(metric) for run in runs]
+  return float(np.mean(values)) if values else math.nan
 
 
 def _costs(runs: Sequence[Run]) -> tuple[str, ...]:
   return tuple(form(_median(runs, name)) for _, name, form in COSTS)
 
 
+def _judged(row: Row) -> tuple[str, ...]:
+  """The cells of a comparison, from its mean on."""
+  p = row['p_adjusted'] if row['primary'] else row['p_value']
+  return (
+    answers.number(row['mean']),
+    answers.number(row['difference'], signed=True),
+    answers.interval(row),
+    row['verdict'],
+    answers.number(p),
+    answers.number(row['effect_size'], signed=True),
+    answers.number(row['minimum_detectable']),
+  )
+
+
+JUDGED = (
+  'mean',
+  'difference',
+  'interval',
+  'verdict',
+  'p',
+  'effect',
+  'detectable',
+)
+
+
 def arms(results: Results, phase: str) -> Table:
-  """Baseline first, then each comparison of the phase with its costs."""
-  columns = """variant,metric,mean,difference,interval,verdict,p,effect,
-    detectable,exact,seeds,diverged""".replace('\n', '').replace(' ', '')
+  """Baseline first, then each comparison by the main metric, with its costs."""
   rows = []
 
   def add(name: str, runs: Sequence[Run], cells: Sequence[str]) -> None:
@@ -87,32 +108,72 @@ def arms(results: Results, phase: str) -> Table:
   runs = results.of(base, phase)
   mean = answers.number(mean_of(runs, results.metric))
   add(f'{base} (baseline)', runs, (results.metric, mean, *[NONE] * 6))
-  for row in results.comparisons:
-    if phase_of(row) != phase:
-      continue
-    p = row['p_adjusted'] if row['primary'] else row['p_value']
-    cells = (
-      row['metric'] + ('' if row['primary'] else ' (not primary)'),
-      answers.number(row['mean']),
-      answers.number(row['difference'], signed=True),
-      answers.interval(row),
-      row['verdict'],
-      answers.number(p),
-      answers.number(row['effect_size'], signed=True),
-      answers.number(row['minimum_detectable']),
-    )
-    name = arm_of(row['variant'])
-    add(name, results.of(name, phase), cells)
+  for row in results.rows(phase):
+    if row['primary'] or row['metric'] == results.metric:
+      name = arm_of(row['variant'])
+      metric = row['metric'] + ('' if row['primary'] else ' (not primary)')
+      add(name, results.of(name, phase), (metric, *_judged(row)))
   return Table(
     f'Variants, {PHASES[phase]}',
-    (*columns.split(','), *(column for column, _, _ in COSTS)),
+    (
+      'variant',
+      'metric',
+      *JUDGED,
+      'exact',
+      'seeds',
+      'diverged',
+      *(column for column, _, _ in COSTS),
+    ),
     rows,
-    'At a fixed step, on the split for validation. Difference: variant minus '
-    'the arm it is held against. p: adjusted by Holm for primary comparisons. '
-    'Effect: mean of the paired differences over their spread, or '
-    'rank-biserial where ranks decide. Detectable: the smallest true '
-    'difference that this many seeds find four times in five. Cost: median '
-    'over seeds.',
+    'At a fixed step, on held-out data. Difference: variant minus the arm it '
+    'is held against. p: adjusted by Holm for primary comparisons. Effect: '
+    'mean of the paired differences over their spread, or rank-biserial where '
+    'ranks decide. Detectable: the smallest true difference that this many '
+    'seeds find four times in five. Cost: median over seeds.',
+  )
+
+
+def _list(title: str, rows: Sequence[Row], note: str) -> Table | None:
+  if not rows:
+    return None
+  return Table(
+    title,
+    ('comparison', 'metric', *JUDGED, 'seeds'),
+    [
+      (_against(row), row['metric'], *_judged(row), str(row['seeds']))
+      for row in rows
+    ],
+    note,
+  )
+
+
+def _against(row: Row) -> str:
+  return f'{arm_of(row["variant"])} against {arm_of(row["baseline"])}'
+
+
+def other_metrics(results: Results, phase: str) -> Table | None:
+  """Comparisons for information: intervals without verdict."""
+  rows = [
+    row
+    for row in results.rows(phase)
+    if not row['primary'] and row['metric'] != results.metric
+  ]
+  return _list(
+    f'Other metrics, {PHASES[phase]}',
+    rows,
+    'For information: no verdict, and p is not adjusted. Steps to the '
+    'threshold: by the log-rank test, in which a run that never got there is '
+    'censored.',
+  )
+
+
+def exploratory(results: Results, phase: str) -> Table | None:
+  """Everything once more with the seeds that nobody had planned."""
+  return _list(
+    f'Exploratory, {PHASES[phase]}',
+    results.rows(phase, exploratory=True),
+    'With more seeds than were planned when the study was declared: no '
+    'verdict.',
   )
 
 
@@ -179,57 +240,43 @@ def equal_time(results: Results, phase: str) -> Table | None:
   )
 
 
-def _paired_values(
-  results: Results, row: Mapping[str, Any]
-) -> tuple[list[Run], list[Run]]:
-  """Runs of both arms over the seeds that both have."""
-  phase = phase_of(row)
+def _failures(results: Results, row: Row) -> str:
+  """How often either arm diverged, over the seeds that both have."""
   sides = [
-    {run.seed: run for run in results.of(arm_of(row[side]), phase)}
+    {run.seed: run for run in results.of(arm_of(row[side]), row['phase'])}
     for side in ('variant', 'baseline')
   ]
   shared = sorted(sides[0].keys() & sides[1].keys())
-  return [sides[0][s] for s in shared], [sides[1][s] for s in shared]
+  failed = [[side[seed].diverged for seed in shared] for side in sides]
+  if not np.any(failed):
+    return 'none diverged'
+  rates = survival.failure_rates(*failed)
+  return (
+    f'diverged: {rates.variant_rate:.0%} against {rates.baseline_rate:.0%} '
+    f'(exact McNemar p {answers.number(rates.p_value)})'
+  )
 
 
 def pairing(results: Results) -> Table:
-  """What pairing by seed bought, and how often arms failed."""
-  rows = []
-  for row in results.comparisons:
-    variant, baseline = _paired_values(results, row)
-    values = [
-      [reading(run, row['metric']) for run in side]
-      for side in (variant, baseline)
-    ]
-    bought = NONE
-    if len(variant) > 1 and np.all(np.isfinite(values)):
-      bought = paired.pairing(*values).statement
-    failed = 'none diverged'
-    if any(run.diverged for run in variant + baseline):
-      rates = survival.failure_rates(
-        [run.diverged for run in variant], [run.diverged for run in baseline]
-      )
-      failed = (
-        f'diverged: {rates.variant_rate:.0%} against '
-        f'{rates.baseline_rate:.0%} (exact McNemar p '
-        f'{answers.number(rates.p_value)})'
-      )
-    rows.append(
-      (
-        f'{row["variant"]} against {row["baseline"]}',
-        row['metric'],
-        row['test'],
-        bought,
-        failed,
-      )
+  """Which test decided, what pairing by seed bought, which runs failed."""
+  rows = [
+    (
+      _against(row),
+      PHASES[row['phase']],
+      row['metric'],
+      row['test'],
+      row['pairing']['statement'],
+      _failures(results, row),
     )
-  columns = ('comparison', 'metric', 'test', 'pairing by seed', 'failures')
-  return Table('Tests, pairing and failures', columns, rows)
-
-
-def reading(run: Run, metric: str) -> float:
-  value = run.metrics.get(metric)
-  return math.nan if value is None else float(value)
+    for row in results.comparisons
+    if not row['exploratory']
+    and (row['primary'] or row['metric'] == results.metric)
+  ]
+  return Table(
+    'Tests, pairing and failures',
+    ('comparison', 'recipe', 'metric', 'test', 'pairing by seed', 'failures'),
+    rows,
+  )
 
 
 def _recipe(values: Mapping[str, Any]) -> str:
@@ -243,19 +290,17 @@ def learning_rates(results: Results) -> Table | None:
     return None
   rows = []
   for name in results.variants:
-    if name not in chosen:
-      continue
-    one = chosen[name]
-    basin = one.get('basin')
-    rows.append(
-      (
-        name,
-        _recipe(one['recipe']),
-        NONE if basin is None else f'{basin:g} ×',
-        answers.number(mean_of(results.of(name, PAPER), results.metric)),
-        answers.number(mean_of(results.of(name, TUNED), results.metric)),
+    if name in chosen:
+      one = chosen[name]
+      rows.append(
+        (
+          name,
+          _recipe(one['recipe']) + (' (on the edge)' if one['on_edge'] else ''),
+          f'{one["basin_octaves"]:.3g} octaves',
+          answers.number(mean_of(results.of(name, PAPER), results.metric)),
+          answers.number(mean_of(results.of(name, TUNED), results.metric)),
+        )
       )
-    )
   return Table(
     'Learning rates',
     (
@@ -266,8 +311,9 @@ def learning_rates(results: Results) -> Table | None:
       f'{results.metric}, tuned',
     ),
     rows,
-    'Chosen on the split for validation, on seeds that judge nothing; basin: '
-    'largest over smallest rate of the grid that is nearly as good.',
+    'Chosen on validation, on seeds that judge nothing. Basin: how many '
+    'doublings of the rate stay within '
+    f'{results.tuning.get("tolerance", math.nan):g} of the best loss.',
   )
 
 
