@@ -9,7 +9,7 @@ measured.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from transformer_jax.data.tokens import PAD
 from transformer_jax.nn.attention import PROJECTIONS as PROJECTIONS_OF
 from transformer_jax.nn.attention import attention_weights
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.nn.watch import SITES, Place, watch
+from transformer_jax.nn.watch import SITES, Place, mix, scored, watch
 from transformer_jax.training.state import Numbers, loss_function, program
 
 # A row is saturated when one weight is above this.
@@ -140,15 +140,6 @@ def seen_pairs(site: str, mask_BTS: Array, batch: Any) -> Array:
   return mask_BTS & real_queries(site, batch)[:, :, None]
 
 
-def scored(q_BTHK: Array, k_BSHK: Array, settings: Mapping[str, Any]) -> Array:
-  """float32 scores_BHTS as the softmax reads them, before the mask."""
-  scores_BHTS = settings['scores'](
-    q_BTHK, k_BSHK, settings['w'], scale=settings['scale']
-  )
-  bias_HTS = settings.get('bias_HTS')
-  return scores_BHTS if bias_HTS is None else scores_BHTS + bias_HTS[None]
-
-
 def measure(
   config: Config, model: Transformer
 ) -> Callable[[dict, Any, Numbers], dict[str, dict[str, Array]]]:
@@ -178,13 +169,10 @@ def measure(
       scores_BHTS = gauge(scores_BHTS, place.inputs['scores'], choice_BTS)
       weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
       weights_BHTS = gauge(weights_BHTS, place.inputs['weights'], choice_BTS)
-      mixed_BTHE = jnp.einsum(
-        'BHTS,BSHE->BTHE', weights_BHTS.astype(v_BSHE.dtype), v_BSHE
-      )
       found = spread(scores_BHTS, weights_BHTS, see_BTS)._asdict()
       real_BT = real_queries(place.site, batch)
       found['input_variance'] = mean_square(place.x_BTD, real_BT)
-      return mixed_BTHE, jax.lax.stop_gradient(found)
+      return mix(weights_BHTS, v_BSHE), jax.lax.stop_gradient(found)
 
     sums, seen = watch(
       model,

@@ -271,8 +271,10 @@ def attention(run: Run, site: str) -> style.Picture | None:
     weights_HTS = np.asarray(maps[site])[-1]
     source = [str(token) for token in maps['source']]
     target = [str(token) for token in maps['target']]
+    read = [str(token) for token in maps['read']]
+  # A decoder's row is named by what it predicts, its keys by what it read.
   rows = source if site == 'encoder_self' else target
-  columns = target if site == 'decoder_self' else source
+  columns = read if site == 'decoder_self' else source
   heads = len(weights_HTS)
   across = min(heads, 4)
   down = -(-heads // across)
