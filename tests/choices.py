@@ -10,7 +10,7 @@ import pytest
 from experiments.presets import PRESETS
 from transformer_jax.config import FIELDS, Config, override
 from transformer_jax.data.batches import Batch
-from transformer_jax.nn import randomness
+from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import Transformer, with_statistics
 from transformer_jax.training.state import (
   State,
@@ -74,6 +74,10 @@ def each(*rooms: str) -> list:
   ]
 
 
+def quick() -> set[str]:
+  return QUICK
+
+
 def neutral(path: str, choice: str) -> bool:
   return path in NEUTRAL or f'{path}={choice}' in NEUTRAL
 
@@ -95,7 +99,8 @@ class Case(NamedTuple):
 def trained(path: str = '', choice: str = '') -> Case:
   """Of the base with one choice; path '' is the base itself."""
   config = override(base(), {path: choice} if path else {})
-  model = Transformer(config.model, V, V)
+  attend = implementations.choose(config.model, platform='cpu')
+  model = Transformer(config.model, V, V, attend)
   key = randomness.seed_key(0)
   step = jax.jit(train_step(config, model))
   state = start = jax.jit(initial_state(config, model))(key)

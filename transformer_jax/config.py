@@ -184,7 +184,7 @@ class ModelConfig:
 
     An axis has a site where there is a field AXIS_SITE; `same` is its default.
     """
-    values = dataclasses.asdict(self)
+    values = vars(self)
     own = values.get(f'{axis}_{site}', 'same')
     return values[axis] if own == 'same' else own
 
