@@ -36,7 +36,7 @@ def parameters(config: Config, vocabulary: int) -> int:
 
 def matched(
   baseline: Config, variant: Mapping[str, Value], vocabulary: int
-) -> dict[str, Value]:
+) -> dict[str, int]:
   """Overrides of `baseline` that give it the variant's parameter count.
 
   Args:

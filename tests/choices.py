@@ -27,6 +27,11 @@ NEUTRAL = {
   'model.attention_implementation',
   # The authors' recipe is fan_avg.
   'model.query_key_init=fan_avg',
+  # What the base has at all sites.
+  'model.scale_encoder_self=rsqrt_d_k',
+  'model.scale_decoder_self=rsqrt_d_k',
+  'model.scale_cross=rsqrt_d_k',
+  'model.position_decoder=sinusoid',
 }
 # The three founding axes, and one choice of each further mechanism.
 QUICK = {

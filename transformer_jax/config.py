@@ -369,6 +369,20 @@ def fields() -> Iterator[Field]:
 FIELDS = {field.path: field for field in fields()}
 
 
+def add_choice(path: str, name: str) -> None:
+  """One more value of a field with named values, for this process.
+
+  Raises:
+    ConfigError: the field has no named values, or this one already.
+  """
+  if path not in FIELDS or FIELDS[path].choices is None:
+    raise ConfigError(f'{path} is no field with named values')
+  choices = FIELDS[path].choices or ()
+  if name in choices:
+    raise ConfigError(f'{path}={name} is there already: take another name')
+  FIELDS[path] = dataclasses.replace(FIELDS[path], choices=(*choices, name))
+
+
 def closest(name: str, names: Mapping[str, Any] | list[str]) -> str:
   """` (did you mean X?)`, or nothing when no name is near."""
   found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 from absl import flags as absl_flags
 
 from transformer_jax import config as config_lib
+from transformer_jax import plugins
 from transformer_jax.config import Config, ConfigError
 
 type_names = {int: 'integer', float: 'number', str: 'text', bool: 'switch'}
@@ -43,6 +44,7 @@ Base = Callable[[types.SimpleNamespace], Config]
 # What every program understands besides the config's fields.
 COMMON = (
   Flag('preset', str, '', 'named config to start from; list shows them'),
+  Flag('plugin', str, '', 'FILE.py that adds choices; imported first'),
   Flag('help', bool, False, 'show this text'),
   Flag('helpfull', bool, False, 'the same'),
 )
@@ -131,6 +133,7 @@ def _parse_values(
   arguments: Sequence[str], extra: Sequence[Flag]
 ) -> absl_flags.FlagValues:
   """Flag values of the words of a command line, without the program's name."""
+  plugins.load(arguments)
   values = define(extra)
   try:
     stray = values(['program', *_flagfiles_first(arguments)])[1:]
@@ -144,6 +147,8 @@ def _parse_values(
   except (absl_flags.Error, ValueError) as error:
     text = str(error).removeprefix('ERROR:: ')
     raise ConfigError(' '.join(text.split())) from error
+  if values['plugin'].value and not plugins.loaded(values['plugin'].value):
+    raise ConfigError('--plugin is read before any --flagfile: give it itself')
   if stray:
     raise ConfigError(f'stray word {stray[0]!r}: flags look like --NAME=VALUE')
   return values

@@ -1,6 +1,7 @@
 """Choices that are the same mathematics give the same numbers."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def test_scaled_and_unscaled_are_one_program():
   assert len({program(config) for config in configs}) == 1
   shared = program(configs[0])
   net = Transformer(shared.model, V, V)
-  step = jax.jit(train_step(shared, net))
+  step: Any = jax.jit(train_step(shared, net))
   key = randomness.seed_key(0)
   start = jax.jit(initial_state(configs[0], net))(key)
   losses = [
