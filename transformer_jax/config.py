@@ -168,8 +168,12 @@ class ModelConfig:
   attention_implementation: str = choice(
     'auto',
     'naive',
-    help='the program that computes attention: by platform, or the formula '
-    'as it stands, which holds all B*H*T*S weights',
+    'blockwise',
+    'fused',
+    'kernel',
+    help='the program that computes attention: by platform and size; the '
+    'formula, which holds all B*H*T*S weights; in blocks; that of jax.nn '
+    '(dot); a GPU kernel (additive). A study that times names one for all',
     affects='run',
   )
   layer_loop: str = choice(
@@ -184,7 +188,7 @@ class ModelConfig:
 
     An axis has a site where there is a field AXIS_SITE; `same` is its default.
     """
-    values = vars(self)
+    values = dataclasses.asdict(self)
     own = values.get(f'{axis}_{site}', 'same')
     return values[axis] if own == 'same' else own
 
@@ -367,20 +371,6 @@ def fields() -> Iterator[Field]:
 
 
 FIELDS = {field.path: field for field in fields()}
-
-
-def add_choice(path: str, name: str) -> None:
-  """One more value of a field with named values, for this process.
-
-  Raises:
-    ConfigError: the field has no named values, or this one already.
-  """
-  if path not in FIELDS or FIELDS[path].choices is None:
-    raise ConfigError(f'{path} is no field with named values')
-  choices = FIELDS[path].choices or ()
-  if name in choices:
-    raise ConfigError(f'{path}={name} is there already: take another name')
-  FIELDS[path] = dataclasses.replace(FIELDS[path], choices=(*choices, name))
 
 
 def closest(name: str, names: Mapping[str, Any] | list[str]) -> str:

@@ -219,4 +219,30 @@ REFUSALS: tuple[Refusal, ...] = (
       'model.tie=all needs data.vocabulary=joint; take --model.tie=decoder'
     ),
   ),
+  Refusal(
+    (
+      'model.attention_implementation',
+      'model.score',
+      'model.attention_dropout',
+    ),
+    lambda c: (
+      c.model.attention_implementation == 'fused'
+      and (c.model.score != 'dot' or c.model.attention_dropout > 0)
+    ),
+    lambda c: (
+      'model.attention_implementation=fused computes model.score=dot without '
+      'attention dropout only: take blockwise'
+    ),
+  ),
+  Refusal(
+    ('model.attention_implementation', 'model.score', *_POSITIONS),
+    lambda c: (
+      c.model.attention_implementation == 'kernel'
+      and (c.model.score != 'additive' or 'relative' in positions(c))
+    ),
+    lambda c: (
+      'model.attention_implementation=kernel computes model.score=additive '
+      'without relative positions only: take blockwise'
+    ),
+  ),
 )

@@ -235,6 +235,6 @@ def test_memory_grows_with_the_length_not_with_its_square(score):
 
 def test_what_a_score_holds_is_read_from_its_program():
   for score, held in [('dot', 1), ('additive', 4), ('general', 1)]:
-    (q, k, v, w, scale, _), _ = arrays(score, LONG)
-    inputs = blockwise.Inputs(q, k, v, w, scale, None)
-    assert blockwise.held_by(SCORES[score].scores, inputs) == held
+    (q, k, _, w, scale, _), _ = arrays(score, LONG)
+    scores = SCORES[score].scores
+    assert blockwise.held_by(scores, q, k, w, scale) == held

@@ -130,7 +130,8 @@ def form_of(
   B, T, H, _ = inputs.q_BTHK.shape
   S = inputs.k_BSHK.shape[1]
   if blocks is None:
-    pairs = TILE_NUMBERS // (B * H * held_by(scores, inputs))
+    q, k, _, w, scale, _ = inputs
+    pairs = TILE_NUMBERS // (B * H * held_by(scores, q, k, w, scale))
     side = 1 << max(pairs, 1).bit_length() // 2
     side = min(max(side, LEAST_BLOCK), LARGEST_BLOCK)
     blocks = (side, side)
@@ -146,7 +147,13 @@ def _even(length: int, block: int) -> int:
   return -(-length // -(-length // block))
 
 
-def held_by(scores: Callable[..., Array], inputs: Inputs) -> int:
+def held_by(
+  scores: Callable[..., Array],
+  q_BTHK: Array,
+  k_BSHK: Array,
+  w: Array | None,
+  scale: Array,
+) -> int:
   """Numbers that a score holds for one query and one key of a head.
 
   1 for products; K for the additive score. It is read from the program, so
@@ -155,18 +162,17 @@ def held_by(scores: Callable[..., Array], inputs: Inputs) -> int:
   side = 64  # more than its fixed costs, such as parameters
   q, k = (
     jax.ShapeDtypeStruct((1, side, *x.shape[2:]), x.dtype)
-    for x in (inputs.q_BTHK, inputs.k_BSHK)
+    for x in (q_BTHK, k_BSHK)
   )
   program = jax.make_jaxpr(lambda q, k, w, c: scores(q, k, w, scale=c))(
-    q, k, inputs.w, inputs.scale
+    q, k, w, scale
   )
   sizes = [
     math.prod(getattr(var.aval, 'shape', ()))
     for equation in program.jaxpr.eqns
     for var in equation.outvars
   ]
-  H = inputs.q_BTHK.shape[2]
-  return max(1, max(sizes) // (side * side * H))
+  return max(1, max(sizes) // (side * side * q_BTHK.shape[2]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

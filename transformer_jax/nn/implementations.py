@@ -3,36 +3,233 @@
 All of them compute `attention.attention`, with its signature; they differ in
 memory and time. The platform is that of the device the program is for, an
 argument: a program may be compiled for another machine than this one.
+
+naive      the formula; holds B*H*T*S numbers, K times that for additive
+blockwise  tiles of it: memory linear in the length, any score, any platform
+fused      `jax.nn.dot_product_attention`: dot only, no dropout of weights; on
+           GPU it is cuDNN's where that takes the shapes
+kernel     Pallas, GPU: additive only, no bias
+
+`auto` looks at the shapes, which a program knows when it is traced. What a
+name cannot compute is refused in `refusals.py`, where it cannot run, here.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
-from transformer_jax.config import ModelConfig
-from transformer_jax.nn import attention
+from transformer_jax.config import ConfigError, ModelConfig
+from transformer_jax.nn import attention, blockwise, kernel
+from transformer_jax.nn.attention import Drop, dot_scores
 
 Attend = Callable[..., Array]
 
+# Numbers up to which `auto` takes the formula: beyond, blocks were faster on
+# two cores (`python -m experiments.bench --suite=attention`), and what the
+# formula keeps for the backward pass of each layer is several times that. A
+# score that holds many numbers a pair loses earlier.
+NAIVE_NUMBERS = 1 << 24
+NAIVE_NUMBERS_WIDE = 1 << 20
 
-def automatic(config: ModelConfig, platform: str) -> Attend:
+
+class Served(NamedTuple):
+  """What computes attention, and why it does."""
+
+  attend: Attend
+  why: str
+
+
+def numbers_held(q_BTHK: Array, k_BSHK: Array, held: int) -> int:
+  """Numbers that the formula holds at once: `held` for each weight."""
+  B, T, H, _ = q_BTHK.shape
+  return B * H * T * k_BSHK.shape[1] * held
+
+
+def by_shape(
+  q_BTHK: Array,
+  k_BSHK: Array,
+  v_BSHE: Array,
+  mask_BTS: Array,
+  *,
+  scale: Array | float,
+  scores: Callable[..., Array] = dot_scores,
+  w: Array | None = None,
+  bias_HTS: Array | None = None,
+  drop: Drop | None = None,
+) -> Array:
+  """`attention.attention`: the formula where it is small, else in blocks."""
+  held = blockwise.held_by(
+    scores, q_BTHK, k_BSHK, w, jnp.asarray(scale, jnp.float32)
+  )
+  most = NAIVE_NUMBERS if held == 1 else NAIVE_NUMBERS_WIDE
+  small = numbers_held(q_BTHK, k_BSHK, held) <= most
+  return (attention.attention if small else blockwise.attention)(
+    q_BTHK,
+    k_BSHK,
+    v_BSHE,
+    mask_BTS,
+    scale=scale,
+    scores=scores,
+    w=w,
+    bias_HTS=bias_HTS,
+    drop=drop,
+  )
+
+
+def cudnn_takes(q_BTHK: Array, v_BSHE: Array, bias_HTS: Array | None) -> bool:
+  """cuDNN's attention takes half precision and widths of 8, 16, ... 128."""
+  width = max(q_BTHK.shape[-1], v_BSHE.shape[-1])
+  half = q_BTHK.dtype in (jnp.bfloat16, jnp.float16)
+  return half and width % 8 == 0 and width <= 128 and bias_HTS is None
+
+
+def fused(
+  q_BTHK: Array,
+  k_BSHK: Array,
+  v_BSHE: Array,
+  mask_BTS: Array,
+  *,
+  scale: Array | float,
+  scores: Callable[..., Array] = dot_scores,
+  w: Array | None = None,
+  bias_HTS: Array | None = None,
+  drop: Drop | None = None,
+  backend: str = 'xla',
+) -> Array:
+  """`attention.attention` of the dot score, by `jax.nn`.
+
+  The arguments are those of `attention.attention`, and
+
+  Args:
+    backend: xla or cudnn.
+
+  Raises:
+    ValueError: another score, or dropout of weights, which it does not have.
+  """
+  if scores is not dot_scores or w is not None or drop is not None:
+    raise ValueError('fused attention takes the dot score without dropout')
+  q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype).reshape(1, 1, -1, 1)
+  T, S = q_BTHK.shape[1], k_BSHK.shape[1]
+  K, E = q_BTHK.shape[-1], v_BSHE.shape[-1]
+  # One width for all three: zeros change no product.
+  q, k, v = (
+    jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, max(K, E) - x.shape[-1])))
+    for x in (q_BTHK, k_BSHK, v_BSHE)
+  )
+  mask_BTS = jnp.broadcast_to(mask_BTS, (mask_BTS.shape[0], T, S))
+  # A row that may see nothing is undefined there: it sees all, and what comes
+  # of it is replaced by what even weights give.
+  sees_BT = jnp.any(mask_BTS, axis=-1)
+  mixed_BTHE = jax.nn.dot_product_attention(
+    q,
+    k,
+    v,
+    None if bias_HTS is None else bias_HTS[None],
+    (mask_BTS | ~sees_BT[..., None])[:, None],
+    scale=1.0,
+    implementation='cudnn' if backend == 'cudnn' else 'xla',
+  )[..., :E]
+  even_BTHE = jnp.mean(v_BSHE, axis=1, keepdims=True)
+  return jnp.where(sees_BT[..., None, None], mixed_BTHE, even_BTHE)
+
+
+def fused_on_gpu(
+  q_BTHK: Array,
+  k_BSHK: Array,
+  v_BSHE: Array,
+  mask_BTS: Array,
+  *,
+  bias_HTS: Array | None = None,
+  **more,
+) -> Array:
+  """`fused` by cuDNN where it takes the shapes, else by XLA."""
+  takes = cudnn_takes(q_BTHK, v_BSHE, bias_HTS)
+  return fused(
+    q_BTHK,
+    k_BSHK,
+    v_BSHE,
+    mask_BTS,
+    bias_HTS=bias_HTS,
+    backend='cudnn' if takes else 'xla',
+    **more,
+  )
+
+
+FUNCTIONS: dict[str, Attend] = {
+  'naive': attention.attention,
+  'blockwise': blockwise.attention,
+  'fused': fused,
+  'kernel': kernel.attention,
+}
+BLOCKED = (
+  f'the formula up to {NAIVE_NUMBERS * 4 >> 20} MiB of scores '
+  f'({NAIVE_NUMBERS_WIDE * 4 >> 20} where a score holds more than one number '
+  'a pair), blocks beyond'
+)
+
+
+def automatic(config: ModelConfig, platform: str) -> Served:
   """The one that serves the config best on this platform."""
-  del config, platform
-  return attention.attention
+  if platform == 'gpu' and config.score == 'dot':
+    if config.attention_dropout:
+      return Served(by_shape, f'{BLOCKED}: fused attention has no dropout')
+    if config.compute_dtype == 'bfloat16':
+      return Served(fused_on_gpu, 'fused: cuDNN where it takes the shapes')
+    return Served(by_shape, f'{BLOCKED}: cuDNN takes no float32')
+  return Served(by_shape, BLOCKED)
 
 
-# attention_implementation: (config, platform) -> the function.
-IMPLEMENTATIONS: dict[str, Callable[[ModelConfig, str], Attend]] = {
+def named_fused(config: ModelConfig, platform: str) -> Served:
+  """Fused because it was asked for."""
+  if platform == 'gpu':
+    return Served(fused_on_gpu, 'fused, as asked: cuDNN where it takes it')
+  return Served(fused, 'fused, as asked: by XLA')
+
+
+def named_kernel(config: ModelConfig, platform: str) -> Served:
+  """The kernel because it was asked for.
+
+  Raises:
+    ConfigError: there is no GPU there.
+  """
+  if platform != 'gpu':
+    raise ConfigError(
+      'model.attention_implementation=kernel is for a GPU, and this program '
+      f'is for a {platform}: take blockwise'
+    )
+  return Served(kernel.attention, 'kernel, as asked')
+
+
+# attention_implementation: (config, platform) -> what serves, or ConfigError.
+IMPLEMENTATIONS: dict[str, Callable[[ModelConfig, str], Served]] = {
   'auto': automatic,
-  'naive': lambda config, platform: attention.attention,
+  'naive': lambda config, platform: Served(
+    attention.attention, 'the formula, as asked'
+  ),
+  'blockwise': lambda config, platform: Served(
+    blockwise.attention, 'blocks, as asked'
+  ),
+  'fused': named_fused,
+  'kernel': named_kernel,
 }
 
 
-def choose(config: ModelConfig, *, platform: str) -> Attend:
-  """The attention function of a model.
+def serve(config: ModelConfig, *, platform: str) -> Served:
+  """The attention function of a model, and one line that says why.
 
   Args:
     config: of the model.
     platform: cpu, gpu or tpu, where the program will run.
+
+  Raises:
+    ConfigError: the implementation that was named does not run there.
   """
   return IMPLEMENTATIONS[config.attention_implementation](config, platform)
+
+
+def choose(config: ModelConfig, *, platform: str) -> Attend:
+  """The attention function of a model; see `serve`."""
+  return serve(config, platform=platform).attend

@@ -130,13 +130,15 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
         f'optim.accumulate={config.optim.accumulate} does not divide the '
         f'{shape.rows} rows of a batch; a power of two up to 8 does'
       )
+  served = implementations.serve(
+    config.model, platform=jax.local_devices()[0].platform
+  )
+  progress.say(f'attention: {served.why}')
   model = Transformer(
     config.model,
     corpus.vocabularies.source.size,
     corpus.vocabularies.target.size,
-    implementations.choose(
-      config.model, platform=jax.local_devices()[0].platform
-    ),
+    served.attend,
   )
   # Not before everything is admitted: a refused config leaves no trace.
   description = record.describe(config, fingerprints)

@@ -1,0 +1,162 @@
+"""Every implementation is attention, where it says that it serves."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.nn.test_blockwise import (
+  LONG,
+  arrays,
+  masked,
+  value_and_gradients,
+)
+from transformer_jax.config import Config, ConfigError, override, validate
+from transformer_jax.nn import (
+  attention,
+  blockwise,
+  implementations,
+  kernel,
+  randomness,
+)
+from transformer_jax.nn.attention import SCORES, Drop
+
+IN_PROGRAM = dict(
+  implementations.FUNCTIONS,
+  blockwise=functools.partial(blockwise.attention, blocks=(8, 4)),
+  kernel=functools.partial(kernel.attention, tiles=(8, 4), interpret=True),
+)
+KEY = randomness.seed_key(3)
+EACH = [
+  ('fused', 'dot', 'each', None, 'bias'),
+  ('fused', 'dot', 'padding', None, 'no bias'),
+  ('kernel', 'additive', 'each', 0.3, 'no bias'),
+  ('kernel', 'additive', 'padding', None, 'no bias'),
+  ('blockwise', 'additive', 'all', 0.3, 'bias'),
+]
+
+
+@pytest.mark.parametrize(('name', 'score', 'mask', 'rate', 'bias'), EACH)
+def test_all_agree_with_the_formula(name, score, mask, rate, bias):
+  """So any two of them agree with each other."""
+  inputs, cotangent = arrays(score, LONG)
+  if bias == 'no bias':
+    inputs = (*inputs[:5], None)
+  drop = None if rate is None else Drop(KEY, rate)
+  given = score, inputs, cotangent, masked(LONG, mask), drop
+  wanted = value_and_gradients(attention.attention, *given)
+  found = value_and_gradients(IN_PROGRAM[name], *given)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    found,
+    wanted,
+  )
+
+
+def test_fused_gives_even_weights_where_nothing_may_be_seen():
+  (q, k, v, *_), _ = arrays('dot', LONG)
+  nothing_BTS = jnp.zeros((1, 1, 1), bool)
+  attend = jax.jit(functools.partial(implementations.fused, scale=1.0))
+  found = attend(q, k, v, nothing_BTS)
+  mean = jnp.broadcast_to(jnp.mean(v, axis=1, keepdims=True), found.shape)
+  np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_the_kernel_can_be_written_for_a_gpu(dtype):
+  """Triton's language takes it, forward and backward; nothing is run."""
+
+  def step(q, k, v, w, mask_BTS, key):
+    mixed, back = jax.vjp(
+      lambda q, k, v, w: kernel.attention(
+        q,
+        k,
+        v,
+        mask_BTS,
+        scale=0.5,
+        scores=attention.additive_scores,
+        w=w,
+        drop=Drop(key, 0.1),
+      ),
+      q,
+      k,
+      v,
+      w,
+    )
+    return back(mixed)
+
+  shape = jax.ShapeDtypeStruct
+  given = [shape((2, 100, 4, 24), dtype)] * 3 + [shape((4, 24), dtype)]
+  given += [shape((2, 1, 100), bool), shape((2,), jnp.uint32)]
+  traced = jax.jit(step).trace(*given)
+  text = traced.lower(lowering_platforms=('cuda',)).as_text()
+  for program in ('forward_kernel', 'query_kernel', 'key_kernel'):
+    assert program in text
+
+
+def chosen(**changes: str | float) -> Config:
+  paths = {f'model.{name}': value for name, value in changes.items()}
+  return override(Config(), paths)
+
+
+def test_auto_is_a_rule_of_config_and_platform():
+  def served(platform, **changes):
+    return implementations.serve(chosen(**changes).model, platform=platform)
+
+  for platform in ('cpu', 'gpu', 'tpu'):
+    found = served(platform, score='additive')
+    assert found.attend is implementations.by_shape
+  half = served('gpu', compute_dtype='bfloat16')
+  assert half.attend is implementations.fused_on_gpu and 'cuDNN' in half.why
+  dropped = served('gpu', compute_dtype='bfloat16', attention_dropout=0.1)
+  assert dropped.attend is implementations.by_shape
+  assert 'no dropout' in dropped.why
+  assert 'no float32' in served('gpu').why
+
+
+def test_auto_takes_blocks_where_scores_are_large():
+  def runs_in_blocks(score, T):
+    q = jax.ShapeDtypeStruct((1, T, 8, 64), jnp.float32)
+    w = jax.ShapeDtypeStruct((8, 64), jnp.float32)
+    see_all = jnp.ones((1, 1, 1), bool)
+    one = SCORES[score]
+    attend = functools.partial(
+      implementations.by_shape, scale=1.0, scores=one.scores
+    )
+    program = jax.make_jaxpr(
+      lambda q, w: attend(q, q, q, see_all, w=w if one.parameter else None)
+    )(q, w)
+    return 'custom_vjp' in str(program)
+
+  assert not runs_in_blocks('dot', 256)
+  assert runs_in_blocks('dot', 4096)
+  assert runs_in_blocks('additive', 256)
+  assert not runs_in_blocks('additive', 16)
+
+
+def test_what_cannot_be_is_refused():
+  with pytest.raises(ConfigError, match='is for a GPU'):
+    implementations.choose(
+      chosen(attention_implementation='kernel', score='additive').model,
+      platform='cpu',
+    )
+  for changes in (
+    dict(attention_implementation='fused', score='additive'),
+    dict(attention_implementation='fused', attention_dropout=0.1),
+    dict(attention_implementation='kernel'),
+    dict(
+      attention_implementation='kernel', score='additive', position='relative'
+    ),
+  ):
+    with pytest.raises(ConfigError, match='take blockwise'):
+      validate(chosen(**changes))
+  (q, k, v, w, *_), _ = arrays('additive', LONG)
+  see_all = jnp.ones((1, 1, 1), bool)
+  with pytest.raises(ValueError, match='dot score'):
+    implementations.fused(
+      q, k, v, see_all, scale=1.0, scores=attention.additive_scores, w=w
+    )
+  with pytest.raises(ValueError, match='additive score'):
+    kernel.attention(q, k, v, see_all, scale=1.0)
