@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from experiments.bench import __main__ as bench
-from experiments.bench import breakdown, data, decode, measure, products, train
+from experiments.bench import (
+  attention,
+  breakdown,
+  data,
+  decode,
+  measure,
+  products,
+  train,
+)
 from experiments.presets import PRESETS
 from transformer_jax import config as config_lib
 from transformer_jax import flags
@@ -254,6 +262,17 @@ def test_breakdown_of_a_step(monkeypatch):
   assert named['peak'].value == peak
   reached = named['work'].value / whole.value * 1e3
   assert named['reached by the step'].value == pytest.approx(reached)
+
+
+def test_attention_that_does_not_fit_is_not_run(monkeypatch):
+  monkeypatch.setattr(attention, 'available_bytes', lambda: 1e4)
+  cases = [attention.Case('additive', 16, n) for n in ('naive', 'blockwise')]
+  rows = attention.compared(cases, rounds=1)
+  assert [r.unit for r in rows] == ['GiB', 'GiB']
+  assert all('not run' in r.note for r in rows)
+  monkeypatch.setattr(attention, 'available_bytes', lambda: 1e12)
+  naive, blocks = attention.compared(cases, rounds=1)
+  assert naive.unit == 'ms' and 'as fast as naive' in blocks.note
 
 
 def test_decode_generated_sentences():

@@ -3,11 +3,13 @@
   python -m experiments.bench --suite=train
   python -m experiments.bench --suite=decode --workdir=runs/tiny --split=val
   python -m experiments.bench --suite=data --pairs=5000000
+  python -m experiments.bench --suite=attention --rounds=3
 
 train      target tokens a second, and the same step in PyTorch
 breakdown  where the time of our step goes, and how near the peak it comes
 decode     sentences a second of beam search
 data       a large corpus: opening it, batches a second, memory
+attention  dot and additive, by length and implementation: time, memory
 all        one after the other
 
 What is compared runs in one process by turns; the figure is the median over
@@ -27,7 +29,7 @@ from transformer_jax import config as config_lib
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
 
-SUITES = ('train', 'breakdown', 'decode', 'data')
+SUITES = ('train', 'breakdown', 'decode', 'data', 'attention')
 
 EXTRA = (
   flags.Flag('suite', str, 'all', 'what to measure', choices=(*SUITES, 'all')),
@@ -102,12 +104,20 @@ def _data(config: Config, options: types.SimpleNamespace) -> list[Row]:
   return data.suite(config.data, pairs=options.pairs, rounds=options.rounds)
 
 
+def _attention(config: Config, options: types.SimpleNamespace) -> list[Row]:
+  from experiments.bench import attention
+
+  del config  # one attention, not a model
+  return attention.suite(options.rounds)
+
+
 Suite = Callable[[Config, types.SimpleNamespace], list[Row]]
 RUN: dict[str, Suite] = {
   'train': _train,
   'breakdown': _breakdown,
   'decode': _decode,
   'data': _data,
+  'attention': _attention,
 }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from experiments.bench.measure import Contestant, cores
 from transformer_jax.config import Config
 from transformer_jax.data.tokens import BOS, PAD
-from transformer_jax.nn.layers import EPSILON
+from transformer_jax.nn.norms import EPSILON
 
 
 class Peer(NamedTuple):

@@ -1,1 +1,0 @@
-"""What a user brings from outside: files for `--plugin`."""
