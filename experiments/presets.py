@@ -8,6 +8,8 @@ changes shows in the diff of every experiment it touches.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from experiments.table3 import ROWS
+
 
 class Preset(NamedTuple):
   """A line that says what it is for, and the fields it sets."""
@@ -123,4 +125,15 @@ PRESETS = {
   'base': Preset('WMT14 en-de, base model of the paper', BASE),
   'big': Preset('WMT14 en-de, big model of the paper', BIG),
   'test': Preset('a few steps of a model of nothing, for tests', TEST),
+  **{
+    f'table3_{name}': Preset(
+      f'Table 3 {name[0].upper()}: base with '
+      + ', '.join(
+        f'{path.partition(".")[2]}={value}'
+        for path, value in row.overrides.items()
+      ),
+      BASE | dict(row.overrides),
+    )
+    for name, row in ROWS.items()
+  },
 }

@@ -27,6 +27,11 @@ NEUTRAL = {
   'model.attention_implementation',
   # The authors' recipe is fan_avg.
   'model.query_key_init=fan_avg',
+  # What the base has at all sites.
+  'model.scale_encoder_self=rsqrt_d_k',
+  'model.scale_decoder_self=rsqrt_d_k',
+  'model.scale_cross=rsqrt_d_k',
+  'model.position_decoder=sinusoid',
 }
 # Runs on a GPU only; tests/nn/test_implementations.py interprets it.
 ELSEWHERE = {'model.attention_implementation=kernel'}
@@ -75,6 +80,10 @@ def each(*rooms: str) -> list:
     if name not in ELSEWHERE
     and choice != vars(values[path.split('.')[0]])[path.split('.')[1]]
   ]
+
+
+def quick() -> set[str]:
+  return QUICK
 
 
 def neutral(path: str, choice: str) -> bool:

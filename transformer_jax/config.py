@@ -188,7 +188,7 @@ class ModelConfig:
 
     An axis has a site where there is a field AXIS_SITE; `same` is its default.
     """
-    values = dataclasses.asdict(self)
+    values = vars(self)
     own = values.get(f'{axis}_{site}', 'same')
     return values[axis] if own == 'same' else own
 
@@ -371,6 +371,20 @@ def fields() -> Iterator[Field]:
 
 
 FIELDS = {field.path: field for field in fields()}
+
+
+def add_choice(path: str, name: str) -> None:
+  """One more value of a field with named values, for this process.
+
+  Raises:
+    ConfigError: the field has no named values, or this one already.
+  """
+  if path not in FIELDS or FIELDS[path].choices is None:
+    raise ConfigError(f'{path} is no field with named values')
+  choices = FIELDS[path].choices or ()
+  if name in choices:
+    raise ConfigError(f'{path}={name} is there already: take another name')
+  FIELDS[path] = dataclasses.replace(FIELDS[path], choices=(*choices, name))
 
 
 def closest(name: str, names: Mapping[str, Any] | list[str]) -> str:

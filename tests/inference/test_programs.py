@@ -12,13 +12,18 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import attend as attend_program
 from experiments import evaluate as evaluate_program
 from experiments import translate as translate_program
 from transformer_jax import flags
 from transformer_jax.config import ConfigError, override
 from transformer_jax.inference import restore
 
-PROGRAMS = {'evaluate': evaluate_program, 'translate': translate_program}
+PROGRAMS = {
+  'attend': attend_program,
+  'evaluate': evaluate_program,
+  'translate': translate_program,
+}
 
 
 @pytest.fixture(autouse=True)

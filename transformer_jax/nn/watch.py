@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
@@ -43,6 +44,22 @@ class Seen(NamedTuple):
 
   joined: dict[str, Array]
   sites: dict[str, Any]
+
+
+def scored(q_BTHK: Array, k_BSHK: Array, settings: Mapping[str, Any]) -> Array:
+  """float32 scores_BHTS as the softmax reads them, before the mask."""
+  scores_BHTS = settings['scores'](
+    q_BTHK, k_BSHK, settings['w'], scale=settings['scale']
+  )
+  bias_HTS = settings['bias_HTS']
+  return scores_BHTS if bias_HTS is None else scores_BHTS + bias_HTS[None]
+
+
+def mix(weights_BHTS: Array, v_BSHE: Array) -> Array:
+  """mixed_BTHE, the values by their weights."""
+  return jnp.einsum(
+    'BHTS,BSHE->BTHE', weights_BHTS.astype(v_BSHE.dtype), v_BSHE
+  )
 
 
 @dataclasses.dataclass

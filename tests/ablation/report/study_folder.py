@@ -99,6 +99,7 @@ def _maps(place: pathlib.Path, sharpness: float) -> None:
     cross=weights(len(TARGET), len(SOURCE)),
     source=np.array(SOURCE),
     target=np.array(TARGET),
+    read=np.array(['<s>', *TARGET[:-1]]),
   )
 
 

@@ -1,0 +1,85 @@
+"""Every pair of choices trains, or is refused with its reason."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from tests.choices import BATCH, V, base
+from tests.pairs import config_of, covering, pairs, refusal
+from transformer_jax.config import override
+from transformer_jax.nn import implementations, randomness
+from transformer_jax.nn.transformer import Transformer
+from transformer_jax.refusals import REFUSALS
+from transformer_jax.training.state import initial_state, numbers, train_step
+
+
+def test_each_pair_is_valid_or_refused_with_its_reason():
+  refused, reasons = 0, set()
+  for pair in pairs():
+    config = config_of(pair)
+    reason = refusal(config)
+    rows = [row for row in REFUSALS if row.refused(config)]
+    assert bool(reason) == bool(rows)
+    if rows:
+      refused += 1
+      reasons.add(rows[0])
+      assert '\n' not in reason
+      # The row is about both choices, not about one of them alone.
+      assert {path for path, _ in pair} <= set(rows[0].fields), (pair, reason)
+  # Rows that two choices can meet; the others are about numbers.
+  named = [row for row in REFUSALS if row in reasons]
+  assert refused > 40 and len(named) >= 7
+
+
+def test_the_pairs_that_are_known_to_be_refused():
+  for pair in (
+    {'model.position': 'rotary', 'model.score': 'additive'},
+    {'model.position_join': 'concat_narrow', 'model.tie': 'all'},
+    {'model.norm': 'none', 'model.norm_order': 'pre'},
+    {'model.scale_cross': 'folded_init_rate', 'model.score': 'cosine'},
+    {'model.projections': 'identity', 'model.query_key_init': 'fan_in'},
+  ):
+    assert refusal(config_of(pair))
+
+
+@pytest.mark.parametrize(
+  'values, word',
+  [
+    ({'model.position_join': 'concat_narrow', 'model.d_position': 16}, 'width'),
+    ({'model.position_join': 'concat_narrow', 'model.d_position': 3}, 'even'),
+    ({'model.position': 'rotary', 'model.d_k': 3}, 'model.d_k=3'),
+    ({'model.projections': 'identity', 'model.d_k': 4}, 'model.d_model=16'),
+    ({'model.projections': 'shared_key_value', 'model.d_v': 4}, 'model.d_v=4'),
+    ({'model.output_projection': 'none', 'model.d_v': 4}, 'side by side'),
+    ({'model.norm': 'batch', 'optim.accumulate': 2}, 'whole batch'),
+    (
+      {'model.position_decoder': 'learned', 'model.max_positions': 3},
+      'model.max_positions=3',
+    ),
+  ],
+)
+def test_numbers_that_a_choice_cannot_have(values, word):
+  assert word in refusal(override(base(), values))
+
+
+@functools.cache
+def cover() -> list[dict[str, str]]:
+  return covering()
+
+
+@pytest.mark.slow
+def test_each_valid_pair_trains_a_step():
+  """Together with others: all pairs are in a few dozen configs."""
+  for chosen in cover():
+    config = config_of(chosen)
+    attend = implementations.choose(config.model, platform='cpu')
+    model = Transformer(config.model, V, V, attend)
+    key = randomness.seed_key(0)
+    start = jax.jit(initial_state(config, model))(key)
+    step = jax.jit(train_step(config, model))
+    end, metrics = step(start, BATCH, key, numbers(config))
+    assert np.isfinite(metrics.gradient_norm), chosen
+    for leaf in jax.tree.leaves(end):
+      assert np.all(np.isfinite(leaf)), chosen
