@@ -11,15 +11,14 @@ possible, a fresh process makes it once and says the most memory it ever held.
 import functools
 import multiprocessing
 import pathlib
-import resource
 import statistics
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from experiments.bench.data import STATUS
 from experiments.bench.measure import (
   Contestant,
   Row,
@@ -100,8 +99,20 @@ def compiled(case: Case) -> Any:
 def once(case: Case) -> int:
   """Bytes of the most memory ever resident, after one forward and backward."""
   jax.block_until_ready(compiled(case)(*arrays(case)))
-  unit = 1 if sys.platform == 'darwin' else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  return most_resident_bytes()
+
+
+def most_resident_bytes() -> int:
+  """The most that was ever resident of this process; 0 where not known.
+
+  Not `getrusage`: its figure is inherited from the process that started this
+  one, where that one was larger.
+  """
+  if STATUS.exists():
+    for line in STATUS.read_text().splitlines():
+      if line.startswith('VmHWM:'):
+        return int(line.split()[1]) * 1024
+  return 0
 
 
 def suite(rounds: int, lengths: tuple[int, ...] = LENGTHS) -> list[Row]:
