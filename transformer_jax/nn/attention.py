@@ -1,6 +1,26 @@
 """Attention in four steps: scores, mask, weights, mix (pure; section 3.2).
 
 Letters: B batch, T queries, S keys, H heads, K width of a key, E of a value.
+
+By hand, for the three words of "I love NLP": D = 2, one head, K = 4, E = 2,
+with embeddings x, and q = x W_q, k = x W_k, v = x W_v.
+
+>>> x_TD = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # I, love, NLP
+>>> w_q_DK = jnp.array([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])
+>>> w_k_DK = jnp.array([[2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]])
+>>> w_v_DE = 10 * jnp.eye(2)
+>>> q_TK, k_SK, v_SE = x_TD @ w_q_DK, x_TD @ w_k_DK, x_TD @ w_v_DE
+>>> q, k, v = (x[None, :, None] for x in (q_TK, k_SK, v_SE))  # B, H of one
+>>> scores_BHTS = dot_scores(q, k, scale=4**-0.5)  # q . k / sqrt(K)
+>>> scores_BHTS[0, 0].tolist()
+[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 2.0]]
+>>> see_BTS = jnp.ones((1, 1, 3), bool)
+>>> weights_BHTS = attention_weights(scores_BHTS, see_BTS)
+>>> (100 * weights_BHTS[0, 0]).round().astype(int).tolist()  # per cent
+[[42, 16, 42], [16, 42, 42], [21, 21, 58]]
+>>> mixed_BTHE = attention(q, k, v, see_BTS, scale=4**-0.5)
+>>> (10 * mixed_BTHE[0, :, 0]).round().astype(int).tolist()  # in tenths
+[[84, 58], [58, 84], [79, 79]]
 """
 
 from collections.abc import Callable
