@@ -18,9 +18,11 @@ EXTRA = (flags.Flag('workdir', str, '', 'folder of the run', required=True),)
 
 def main(config: Config, options: types.SimpleNamespace) -> int:
   from transformer_jax.inference.evaluate import greedy_bleu
+  from transformer_jax.training import peers
   from transformer_jax.training.loop import train
 
-  return train(config, workdir=options.workdir, bleu=greedy_bleu(config))
+  with peers.watched():
+    return train(config, workdir=options.workdir, bleu=greedy_bleu(config))
 
 
 if __name__ == '__main__':
