@@ -42,7 +42,7 @@ def watched() -> Iterator[None]:
   # Neither the store nor the address has a public name.
   from jax._src import distributed
 
-  joined = distributed.global_state
+  joined: Any = distributed.global_state
   host = str(joined.coordinator_address).rsplit(':', 1)[0]
   if jax.process_index() == 0:
     peer = Peer(0)
