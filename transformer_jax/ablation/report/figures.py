@@ -12,6 +12,7 @@ from transformer_jax.ablation.report.reading import (
   PHASES,
   TUNED,
   Results,
+  Row,
   Run,
   arm_of,
 )
@@ -145,6 +146,15 @@ def _forest_rows(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
   axes.set_xlim(left, right)
 
 
+def _comparison(row: Row) -> str:
+  """What a line of the forest is about; two lines where one is too long."""
+  variant = style.short(arm_of(row['variant']))
+  baseline = style.short(arm_of(row['baseline']))
+  tuned = ', tuned' if row['phase'] == TUNED else ''
+  space = ' ' if len(variant + baseline + tuned) < 46 else '\n'
+  return style.plain(f'{variant}{space}against {baseline}{tuned}')
+
+
 def forest(results: Results, metric: str) -> style.Picture | None:
   """Every difference on one metric with its interval, by planned seeds."""
   rows = [
@@ -155,6 +165,8 @@ def forest(results: Results, metric: str) -> style.Picture | None:
   ]
   if not rows:
     return None
+  texts = [_comparison(row) for row in rows]
+  line = 0.55 if any('\n' in text for text in texts) else 0.42
   named = answers.metric(metric)
   sign = paired.direction(named.better)
 
@@ -162,17 +174,16 @@ def forest(results: Results, metric: str) -> style.Picture | None:
     axes = figure.subplots()
     axes.axvline(0, color=style.GREY, linewidth=1)
     _forest_rows(axes, rows)
-    for y, row in enumerate(rows):
-      variant, baseline = arm_of(row['variant']), arm_of(row['baseline'])
-      text = f'{style.short(variant, 28)} against {style.short(baseline, 20)}'
+    for y in range(len(rows)):
       # Names stand above their line: beside it they leave no room for it.
       axes.annotate(
-        style.plain(text) + (', tuned' if row['phase'] == TUNED else ''),
+        texts[y],
         (0, y),
-        (0, 7),
+        (0, 5),
         xycoords=('axes fraction', 'data'),
         textcoords='offset points',
         fontsize=8,
+        va='bottom',
         bbox=dict(facecolor='white', edgecolor='none', pad=0.5),
       ).set_in_layout(False)
     axes.set_ylim(len(rows) - 0.5, -0.9)
@@ -193,7 +204,7 @@ def forest(results: Results, metric: str) -> style.Picture | None:
     'interval is open.',
     f'forest plot of {len(rows)} comparisons',
     paint,
-    height=0.9 + 0.42 * len(rows),
+    height=0.9 + line * len(rows),
   )
 
 

@@ -60,7 +60,7 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
   }
 
 
-def short(name: str, letters: int = 26) -> str:
+def short(name: str, letters: int = 44) -> str:
   """A label that fits a phone's picture; the tables have the whole name."""
   return name if len(name) <= letters else name[: letters - 1] + '…'
 
