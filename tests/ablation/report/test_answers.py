@@ -20,6 +20,7 @@ ROW = dict(
   seeds_needed=None,
   notes=(),
 )
+P = ', p = 0.0200'
 GAP = (
   'held-out loss −0.500 nats a token '
   '(95 % interval −0.600 to −0.400, 5 seeds, p = 0.0200).'
@@ -49,9 +50,9 @@ GAP_KO = (
       'equivalent',
       {'margin': 0.05},
       'b and a are equivalent within the margin of 0.05 that was declared '
-      f'beforehand: {GAP}',
+      f'beforehand: {GAP.replace(P, "")}',
       '‘b’, ‘a’의 차이는 미리 정한 허용 범위 0.05 이내이므로 동등합니다: '
-      f'{GAP_KO}',
+      f'{GAP_KO.replace(P, "")}',
     ),
     (
       'not enough evidence',

@@ -171,7 +171,8 @@ def _gap(row: Mapping[str, Any], *, level: str, language: str) -> str:
   seeds = int(row['seeds'])
   inside += ', ' + parts['one' if seeds == 1 else 'seeds'].format(seeds=seeds)
   p = row['p_adjusted'] if row['p_adjusted'] is not None else row['p_value']
-  if p is not None:
+  # That p asks for a difference; beside "equivalent" it would mislead.
+  if p is not None and row['verdict'] != evidence.EQUIVALENT:
     inside += f', p {"=" if p >= 1e-4 else "<"} {number(max(p, 1e-4))}'
   return parts['gap'].format(
     name=named.name[language],
