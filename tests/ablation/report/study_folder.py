@@ -18,6 +18,7 @@ from transformer_jax.ablation.study import (
   Study,
   cell,
 )
+from transformer_jax.inference import attend
 
 STEPS = (50, 100, 200, 300, 400)
 # Final loss of each arm: by the paper's recipe, tuned.
@@ -92,15 +93,14 @@ def _maps(place: pathlib.Path, sharpness: float) -> None:
     heads = [np.exp(-sharpness * (h + 1) * far) for h in range(2)]
     return np.stack([[h / h.sum(-1, keepdims=True) for h in heads]])
 
-  np.savez(
-    place / 'attention.npz',
+  sizes = dict(
     encoder_self=weights(len(SOURCE), len(SOURCE)),
     decoder_self=weights(len(TARGET), len(TARGET)),
     cross=weights(len(TARGET), len(SOURCE)),
-    source=np.array(SOURCE),
-    target=np.array(TARGET),
-    read=np.array(['<s>', *TARGET[:-1]]),
   )
+  read = ['<s>', *TARGET[:-1]]
+  maps = attend.Maps(list(SOURCE), list(TARGET), read, sizes)
+  attend.save(maps, place / 'attention.npz')
 
 
 def _write(place: pathlib.Path, study: Study, one: Cell, final: float) -> None:

@@ -265,16 +265,11 @@ def attention(run: Run, site: str) -> style.Picture | None:
   """Last layer of one site: mean over heads, and every head below it."""
   if run.attention is None:
     return None
-  with np.load(run.attention, allow_pickle=False) as maps:
-    if site not in maps:
-      return None
-    weights_HTS = np.asarray(maps[site])[-1]
-    source = [str(token) for token in maps['source']]
-    target = [str(token) for token in maps['target']]
-    read = [str(token) for token in maps['read']]
-  # A decoder's row is named by what it predicts, its keys by what it read.
-  rows = source if site == 'encoder_self' else target
-  columns = read if site == 'decoder_self' else source
+  from transformer_jax.inference import attend
+
+  maps = attend.load(run.attention)
+  weights_HTS = maps.weights[site][-1]
+  rows, columns = maps.sides(site)
   heads = len(weights_HTS)
   across = min(heads, 4)
   down = -(-heads // across)
