@@ -1,0 +1,310 @@
+"""What a variant costs: parameters, FLOPs, memory and time.
+
+FLOPs come three ways. The formula counts matrix products by hand, so that a
+reader can follow them. `program.flops` counts those of the step as it was
+written, scans multiplied out: the two agree. XLA counts the compiled step, in
+which layers are written out (it takes the body of a loop once), and counts
+what is no matrix product as well: exponentials aside, each operation on each
+number of softmax, norms, dropout, the loss and Adam.
+"""
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_jax.config import Config, ModelConfig
+from transformer_jax.data.cache import Batch
+from transformer_jax.data.tokens import BOS, EOS, SPECIAL
+from transformer_jax.inference.stepper import ModelStepper
+from transformer_jax.nn import implementations, randomness
+from transformer_jax.nn.attention import OUTPUT_PROJECTIONS, PROJECTIONS
+from transformer_jax.nn.positions import JOINS
+from transformer_jax.nn.transformer import Transformer, with_statistics
+from transformer_jax.training import fit, program
+from transformer_jax.training.state import (
+  State,
+  initial_state,
+  numbers,
+  train_step,
+)
+
+# A product of [a, b] by [b, c] is 2abc operations, and so is each of its two
+# gradients.
+PRODUCT = 2 * 3
+# The scores of one query and one key, in products of d_k terms. Of additive it
+# is the one with w: sum and tanh of d_k terms are no matrix product.
+SCORE_PRODUCTS = {
+  'dot': 1,
+  'additive': 1,
+  'general': 1,
+  'cosine': 1,
+  'uniform': 0,
+}
+# And those of one query alone, of d_k^2 terms: q W of general.
+QUERY_PRODUCTS = {'general': 1}
+# The part of the model that a parameter belongs to: the first word that its
+# path holds.
+PARTS = {
+  'norm': 'norms',
+  'embedding': 'embeddings',
+  'positions': 'positions',
+  'attention': 'attention',
+  'feed_forward': 'feed_forward',
+}
+
+
+class Shape(NamedTuple):
+  """Of a training batch, and of the vocabularies."""
+
+  rows: int
+  source_length: int
+  target_length: int
+  source_vocabulary: int
+  target_vocabulary: int
+
+  @property
+  def target_tokens(self) -> int:
+    return self.rows * self.target_length
+
+
+class Cost(NamedTuple):
+  """Of one variant on one shape of batch, on this machine.
+
+  parameters: numbers by part: embeddings, positions, attention, feed_forward,
+    norms.
+  flops_per_token: of a training step's matrix products, by formula, a target
+    token.
+  products_per_token: the same, counted in the step as it was written.
+  xla_flops_per_token: XLA's count of all operations, layers written out.
+  peak_memory: bytes at the step's worst moment, as compiled.
+  compile_seconds: of the step, nothing read from a cache.
+  step_seconds: median over the rounds.
+  step_spread: fastest and slowest round.
+  decode_tokens_per_second: target tokens, greedy, all rows at once.
+  """
+
+  parameters: dict[str, int]
+  flops_per_token: float
+  products_per_token: float
+  xla_flops_per_token: float
+  peak_memory: int
+  compile_seconds: float
+  step_seconds: float
+  step_spread: tuple[float, float]
+  decode_tokens_per_second: float
+
+  @property
+  def total_parameters(self) -> int:
+    return sum(self.parameters.values())
+
+
+def of(config: Config, shape: Shape, *, rounds: int = 7) -> Cost:
+  """Compiles and times one variant.
+
+  Args:
+    config: its training step is compiled twice, layers as they are and
+      written out.
+    shape: of the batch; every position holds a token.
+    rounds: steps to time, after one that is not.
+  """
+  model = new_model(config, shape)
+  batch = full_batch(shape)
+  key = randomness.seed_key(config.train.seed)
+  state = jax.jit(initial_state(config, model))(key)
+  arguments = abstract((state, batch, key, numbers(config)))
+  step = train_step(config, model)
+  begin = time.perf_counter()
+  compiled = _compile(step, arguments)
+  compile_seconds = time.perf_counter() - begin
+  products = program.flops(step, *arguments)
+  need = fit.estimate(
+    compiled, params=state.params, optimizer=state.optimizer, flops=products
+  )
+  weights = with_statistics(state.params, state.statistics)
+  parts = parameters(state.params)
+  rate = decoding_rate(model, weights, batch, rounds)
+  seconds = list(_times(compiled, state, batch, key, config, rounds))
+  tokens = shape.target_tokens
+  return Cost(
+    parameters=parts,
+    flops_per_token=training_flops(config.model, shape) / tokens,
+    products_per_token=products / tokens,
+    xla_flops_per_token=xla_flops(config, shape) / tokens,
+    peak_memory=need.peak,
+    compile_seconds=compile_seconds,
+    step_seconds=statistics.median(seconds),
+    step_spread=(min(seconds), max(seconds)),
+    decode_tokens_per_second=rate,
+  )
+
+
+def new_model(config: Config, shape: Shape) -> Transformer:
+  platform = jax.local_devices()[0].platform
+  return Transformer(
+    config.model,
+    shape.source_vocabulary,
+    shape.target_vocabulary,
+    implementations.choose(config.model, platform=platform),
+  )
+
+
+def full_batch(shape: Shape) -> Batch:
+  """Random tokens, no padding."""
+  draw = np.random.default_rng(0)
+  sides = (
+    (shape.source_vocabulary, shape.source_length),
+    (shape.target_vocabulary, shape.target_length),
+  )
+  rows = [
+    draw.integers(len(SPECIAL), size, (shape.rows, length), dtype=np.int32)
+    for size, length in sides
+  ]
+  for row in rows:
+    row[:, -1] = EOS
+  return Batch(*rows)
+
+
+def abstract(tree: Any) -> Any:
+  """Shapes and types, as a compiler needs them."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
+  )
+
+
+def _compile(step: Callable[..., Any], arguments: Any) -> Any:
+  """Compiled anew: a program read back from a cache took no time."""
+  settings: Any = jax.config
+  before = settings.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  try:
+    return jax.jit(step, donate_argnums=0).lower(*arguments).compile()
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+
+
+def _times(
+  compiled: Any, state: State, batch: Batch, key: Any, config: Config, rounds
+) -> Iterator[float]:
+  traced = jax.tree.map(jnp.asarray, numbers(config))
+  for number in range(rounds + 1):
+    begin = time.perf_counter()
+    state, _ = jax.block_until_ready(compiled(state, batch, key, traced))
+    if number:
+      yield time.perf_counter() - begin
+
+
+def xla_flops(config: Config, shape: Shape) -> float:
+  """XLA's count of a training step whose layers are written out.
+
+  The chunks of the loss stay a loop: with more than one (`loss_chunk`) its
+  other chunks are missing here.
+  """
+  unrolled = dataclasses.replace(config.model, layer_loop='unroll')
+  whole = dataclasses.replace(config.optim, accumulate=1)
+  config = dataclasses.replace(config, model=unrolled, optim=whole)
+  model = new_model(config, shape)
+  key = randomness.seed_key(0)
+  state = jax.eval_shape(initial_state(config, model), key)
+  arguments = abstract((state, full_batch(shape), key, numbers(config)))
+  compiled = _compile(train_step(config, model), arguments)
+  return float(compiled.cost_analysis()['flops'])
+
+
+def decoding_rate(
+  model: Transformer, weights: Any, batch: Batch, rounds: int
+) -> float:
+  """Target tokens a second of greedy decoding with the cache, all rows at once.
+
+  To the batch's target length, whatever ends before: an untrained model's
+  sentences end anywhere.
+  """
+  rows, length = batch.target_BT.shape
+  stepper = ModelStepper(model)
+
+  def decode(weights, source_BS):
+    def one(index, carry):
+      token_BK, cache = carry
+      log_probs_BKV, cache = stepper.step(weights, cache, token_BK, index)
+      return jnp.argmax(log_probs_BKV, axis=-1).astype(jnp.int32), cache
+
+    cache = stepper.start(weights, source_BS, length=length, width=1)
+    start = jnp.full((rows, 1), BOS, jnp.int32), cache
+    return jax.lax.fori_loop(0, length, one, start)[0]
+
+  run, source_BS = jax.jit(decode), jnp.asarray(batch.source_BS)
+  seconds = []
+  for _ in range(rounds + 1):
+    begin = time.perf_counter()
+    jax.block_until_ready(run(weights, source_BS))
+    seconds.append(time.perf_counter() - begin)
+  return rows * length / statistics.median(seconds[1:])
+
+
+def parameters(params: dict) -> dict[str, int]:
+  """How many numbers each part has."""
+  found = dict.fromkeys(PARTS.values(), 0)
+  for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    part = next(part for word, part in PARTS.items() if word in name)
+    found[part] += math.prod(leaf.shape)
+  return found
+
+
+def training_flops(model: ModelConfig, shape: Shape) -> float:
+  """FLOPs of the matrix products of a training step, by formula.
+
+    6 x tokens x weights, of every weight that a token is multiplied by, and
+    6 x (d_k + d_v) of each pair of query and key in each head.
+
+  Not counted: recomputation (remat), and all that is no matrix product.
+
+  Args:
+    model: an encoder-decoder.
+    shape: of the batch; padding is multiplied like anything else.
+  """
+  D, F, H, K, E = (
+    model.d_model,
+    model.d_ff,
+    model.heads,
+    model.d_k,
+    model.d_v,
+  )
+  B, S, T = shape.rows, shape.source_length, shape.target_length
+  query, key, value = (
+    D * H * width if name else 0
+    for name, width in zip(
+      PROJECTIONS[model.projections], (K, K, E), strict=True
+    )
+  )
+  mixing = 1.0
+  if not SCORE_PRODUCTS[model.score]:
+    # Nothing reads queries and keys, and even weights have no gradient.
+    query, key, mixing = 0, 0, 2 / 3
+  query += QUERY_PRODUCTS.get(model.score, 0) * H * K * K
+  output = H * E * D * len(OUTPUT_PROJECTIONS[model.output_projection])
+  of_pair = H * (SCORE_PRODUCTS[model.score] * K + mixing * E)
+
+  def attention(queries: int, keys: int) -> float:
+    own = queries * (query + output) + keys * (key + value)
+    return own + queries * keys * of_pair
+
+  feed_forward = (S + T) * 2 * D * F
+  sites = attention(S, S) + attention(T, T) + attention(T, S)
+  layers = PRODUCT * B * model.layers * (sites + feed_forward)
+  logits = PRODUCT * B * T * D * shape.target_vocabulary
+  maps = JOINS[model.position_join].maps
+  tokens = B * ('w_token_DD' in maps) * PRODUCT
+  # The table is the same for all rows; a fixed one needs no gradient.
+  places = 2 * sum(
+    length * (3 if model.at('position', side) == 'learned' else 2)
+    for side, length in (('encoder', S), ('decoder', T))
+  )
+  joins = (tokens * (S + T) + ('w_position_DD' in maps) * places) * D * D
+  return float(layers + logits + joins)

@@ -1,0 +1,150 @@
+"""Do heads see different things, and which of them does the model need?
+
+Measures of one batch: how far apart the weights of two heads are, what the
+loss becomes when a head's output is nothing, and, as a control, parameters
+whose heads all begin alike.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from transformer_jax.ablation.probes import PARAMETERS, seen_pairs
+from transformer_jax.config import Config
+from transformer_jax.nn.attention import attention_weights
+from transformer_jax.nn.transformer import Transformer
+from transformer_jax.nn.watch import SITES, Place, mix, scored, watch
+from transformer_jax.training.state import Numbers, loss_function
+
+
+def distances(weights_BHTS: Array, see_BTS: Array) -> Array:
+  """Jensen-Shannon distance of every two heads, mean over rows.
+
+    sqrt(H((p + q) / 2) - (H(p) + H(q)) / 2), entropies in bits
+
+  Args:
+    weights_BHTS: rows sum to one.
+    see_BTS: bool, true where a query that is no padding may see a key; rows
+      with a single key, in which no two heads can differ, do not count.
+
+  Returns:
+    [H, H] between 0, the same weights, and 1, no key in common.
+
+  >>> one, other = [1.0, 0.0], [0.0, 1.0]
+  >>> weights = jnp.array([[[one], [other], [one]]])
+  >>> distances(weights, jnp.ones((1, 1, 2), bool)).tolist()
+  [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+
+  Reference: Lin 1991; Endres and Schindelin 2003.
+  """
+  choice_BT = jnp.sum(see_BTS, axis=-1) > 1
+  rows = jnp.maximum(jnp.sum(choice_BT), 1)
+  own_BHT = _bits(weights_BHTS)
+
+  def to_one(one_BTS: Array) -> Array:
+    both_BHT = _bits((weights_BHTS + one_BTS[:, None]) / 2)
+    mean_BHT = (own_BHT + _bits(one_BTS)[:, None]) / 2
+    # Equal rows can come out a rounding below zero.
+    far_BHT = jnp.sqrt(jnp.maximum(both_BHT - mean_BHT, 0.0))
+    far_BHT = jnp.where(choice_BT[:, None], far_BHT, 0.0)
+    return jnp.sum(far_BHT, axis=(0, 2)) / rows
+
+  return jax.lax.map(to_one, jnp.swapaxes(weights_BHTS, 0, 1))
+
+
+def _bits(p: Array) -> Array:
+  """Entropy over the last axis."""
+  return -jnp.sum(p * jnp.log2(jnp.where(p > 0, p, 1.0)), axis=-1)
+
+
+def head_distances(
+  config: Config, model: Transformer, params: Any, batch: Any, numbers: Numbers
+) -> dict[str, np.ndarray]:
+  """{site: [N, H, H]}, the distance of every two heads of a layer."""
+
+  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, **settings):
+    scores_BHTS = scored(q_BTHK, k_BSHK, settings)
+    weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
+    see_BTS = seen_pairs(place.site, mask_BTS, batch)
+    return mix(weights_BHTS, v_BSHE), distances(weights_BHTS, see_BTS)
+
+  def measure(params, numbers):
+    _, seen = watch(
+      model,
+      lambda watched: loss_function(config, watched)(
+        params, batch, None, numbers
+      ),
+      look,
+    )
+    return seen.sites
+
+  return jax.device_get(jax.jit(measure)(params, numbers))
+
+
+def knock_out(
+  config: Config, model: Transformer, params: Any, batch: Any, numbers: Numbers
+) -> dict[str, np.ndarray]:
+  """{site: [N, H]}, by how much the loss rises without a head.
+
+  What the head hands to W_O is zero, of every token; nothing is trained again.
+  The loss is that of the references, nats a token, without smoothing.
+  """
+  N, H = config.model.layers, config.model.heads
+  whole = {site: np.ones((N, H), np.float32) for site in SITES}
+  kept = {site: [whole[site]] for site in SITES}
+  for site in SITES:
+    for layer in range(N):
+      for head in range(H):
+        without = whole[site].copy()
+        without[layer, head] = 0
+        for other in SITES:
+          kept[other].append(without if other == site else whole[other])
+
+  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, **settings):
+    mixed_BTHE = model.attend(q_BTHK, k_BSHK, v_BSHE, mask_BTS, **settings)
+    keep_H = place.inputs.astype(mixed_BTHE.dtype)
+    return mixed_BTHE * keep_H[None, None, :, None], ()
+
+  def losses(params, numbers, kept):
+    def one(inputs):
+      sums, _ = watch(
+        model,
+        lambda watched: loss_function(config, watched)(
+          params, batch, None, numbers
+        ),
+        look,
+        inputs,
+      )
+      return sums.plain / jnp.maximum(sums.tokens, 1.0)
+
+    return jax.lax.map(one, kept)
+
+  stacked = {site: np.stack(every) for site, every in kept.items()}
+  found = np.asarray(jax.jit(losses)(params, numbers, stacked))
+  rises = (found[1:] - found[0]).reshape(len(SITES), N, H)
+  return dict(zip(SITES, rises, strict=True))
+
+
+def alike(params: dict) -> dict:
+  """Parameters in which all heads of an attention begin as the first one.
+
+  The control for heads that differ because they began so: queries, keys,
+  values and what a score has of each head are those of head 0. W_O stays, so
+  that training can tell the heads apart.
+  """
+
+  def copied(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    room, _, own = name.rpartition('/')
+    letters = own.rpartition('_')[2]
+    here = any(room == '/'.join(place) for place in PARAMETERS.values())
+    if not here or 'H' not in letters or own.startswith('w_o'):
+      return leaf
+    axis = 1 + letters.index('H')  # After the leading N.
+    first = jax.lax.slice_in_dim(leaf, 0, 1, axis=axis)
+    return jnp.broadcast_to(first, leaf.shape)
+
+  return jax.tree_util.tree_map_with_path(copied, params)
