@@ -23,7 +23,12 @@ def peers():
     peer._ended.set()
     for line in peer._lines:
       line.close()
-  made[0]._server.close()
+  shut(made[0])
+
+
+def shut(peer):
+  assert peer._server is not None
+  peer._server.close()
 
 
 def die(peer):
@@ -80,7 +85,7 @@ def test_a_stranger_is_not_heard(capfd):
   assert left.get(timeout=30) == 1
   assert first._lines == []
   first._ended.set()
-  first._server.close()
+  shut(first)
   for line in stranger._lines:
     line.close()
 
