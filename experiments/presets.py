@@ -8,7 +8,7 @@ changes shows in the diff of every experiment it touches.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from experiments.table3 import ROWS
+from transformer_jax.ablation.table3 import ROWS
 
 
 class Preset(NamedTuple):

@@ -4,8 +4,8 @@ import pytest
 
 from experiments.matched import matched, parameters
 from experiments.presets import PRESETS
-from experiments.table3 import PUBLISHED, ROWS
 from tests.pairs import AXES, refusal
+from transformer_jax.ablation.table3 import PUBLISHED, ROWS
 from transformer_jax.config import Config, ConfigError, override
 
 VOCABULARY = 41_100  # at which base has the paper's 65 million

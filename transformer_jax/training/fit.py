@@ -138,13 +138,12 @@ def roofline(found: Estimate, device: Device) -> Roofline:
   )
 
 
-def device_memory(device: jax.Device) -> float:
-  """Bytes that a program may use on a device at hand."""
-  stats = device.memory_stats() if device.platform != 'cpu' else None
-  if stats and 'bytes_limit' in stats:
-    return float(stats['bytes_limit'])
-  if device.device_kind in DEVICES:
-    return DEVICES[device.device_kind].memory
+def device_memory(device: Any) -> float:
+  """Bytes that a program may use on a device, at hand or of a topology."""
+  if device.platform != 'cpu':
+    at_hand = device in device.client.local_devices()
+    limit = (device.memory_stats() or {}) if at_hand else {}
+    return float(limit.get('bytes_limit', DEVICES[device.device_kind].memory))
   # A CPU has what its machine has, shared by the virtual devices on it.
   pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
   return pages / max(1, jax.local_device_count())

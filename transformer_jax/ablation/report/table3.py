@@ -7,69 +7,17 @@ of the layers.
 """
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import published as held
+from transformer_jax.ablation import table3
 from transformer_jax.ablation.report import answers
 from transformer_jax.ablation.report.reading import PAPER, Results
 from transformer_jax.ablation.report.tables import Table
 from transformer_jax.ablation.study import Value, arm_config
 from transformer_jax.config import Config
-
-BASE_PERPLEXITY = 4.92  # newstest2013, per wordpiece
-
-
-class Row(NamedTuple):
-  """A row: its name, what it changes in the base model, its perplexity."""
-
-  name: str
-  overrides: Mapping[str, Value]
-  perplexity: float
-
-
-def _heads(heads: int, width: int) -> dict[str, Value]:
-  return {'model.heads': heads, 'model.d_k': width, 'model.d_v': width}
-
-
-def _width(d_model: int, width: int) -> dict[str, Value]:
-  return {'model.d_model': d_model, 'model.d_k': width, 'model.d_v': width}
-
-
-# Vaswani et al. (2017), arXiv:1706.03762v7, Table 3.
-ROWS = (
-  Row('A: 1 head', _heads(1, 512), 5.29),
-  Row('A: 4 heads', _heads(4, 128), 5.00),
-  Row('A: 16 heads', _heads(16, 32), 4.91),
-  Row('A: 32 heads', _heads(32, 16), 5.01),
-  Row('B: d_k 16', {'model.d_k': 16}, 5.16),
-  Row('B: d_k 32', {'model.d_k': 32}, 5.01),
-  Row('C: 2 layers', {'model.layers': 2}, 6.11),
-  Row('C: 4 layers', {'model.layers': 4}, 5.19),
-  Row('C: 8 layers', {'model.layers': 8}, 4.88),
-  Row('C: d_model 256', _width(256, 32), 5.75),
-  Row('C: d_model 1024', _width(1024, 128), 4.66),
-  Row('C: d_ff 1024', {'model.d_ff': 1024}, 5.12),
-  Row('C: d_ff 4096', {'model.d_ff': 4096}, 4.75),
-  Row('D: no dropout', {'model.dropout': 0.0}, 5.77),
-  Row('D: dropout 0.2', {'model.dropout': 0.2}, 4.95),
-  Row('D: no label smoothing', {'optim.label_smoothing': 0.0}, 4.67),
-  Row('D: label smoothing 0.2', {'optim.label_smoothing': 0.2}, 5.47),
-  Row('E: learned positions', {'model.position': 'learned'}, 4.92),
-  Row(
-    'big',
-    {
-      'model.d_model': 1024,
-      'model.d_ff': 4096,
-      'model.heads': 16,
-      'model.dropout': 0.3,
-    },
-    4.33,
-  ),
-)
 
 
 def _changes(base: Config, other: Config) -> dict[str, Value]:
@@ -81,12 +29,12 @@ def _changes(base: Config, other: Config) -> dict[str, Value]:
   return changed
 
 
-def rows_of(results: Results) -> dict[str, Row]:
-  """{arm: its row of the table} of the arms that are one."""
+def rows_of(results: Results) -> dict[str, str]:
+  """{arm: the name of its row in the table} of the arms that are one."""
   paper = {}
-  for row in ROWS:
+  for name, row in table3.ALL.items():
     config = config_lib.override(Config(), row.overrides)
-    paper[frozenset(_changes(Config(), config).items())] = row
+    paper[frozenset(_changes(Config(), config).items())] = name
   found = {}
   arms = results.study.arms
   base = arm_config(results.study, arms[0])
@@ -109,7 +57,8 @@ def published(results: Results) -> Table | None:
   for name, row in named.items():
     runs = results.of(name, PAPER)
     values_R = np.array([run.value('loss') for run in runs])
-    gap = math.log(row.perplexity / BASE_PERPLEXITY)
+    printed = table3.ALL[row].published.perplexity
+    gap = math.log(printed / table3.BASE.perplexity)
     if (
       len(runs) != len(base_R)
       or len(runs) < 3
@@ -117,7 +66,7 @@ def published(results: Results) -> Table | None:
     ):
       shown.append(
         (
-          row.name,
+          row,
           name,
           answers.number(gap, signed=True),
           '–',
@@ -131,7 +80,7 @@ def published(results: Results) -> Table | None:
     found = held.hold_against(gap, apart_R, rows=len(named))
     shown.append(
       (
-        row.name,
+        row,
         name,
         answers.number(gap, signed=True),
         answers.number(found.mean, signed=True),
