@@ -331,6 +331,14 @@ def test_bleu_chooses_the_best_when_asked(config, tmp_path):
   assert checkpoints.best() == 16
 
 
+def test_bleu_of_separated_tokens_has_its_own_name():
+  chosen = override(Config(), {'train.best_metric': 'bleu'})
+  assert loop.best_metric(chosen) == 'bleu'
+  tokens = override(chosen, {'data.text': 'pretokenized'})
+  assert loop.best_metric(tokens) == 'tokenized_bleu'
+  assert loop.best_metric(Config()) == 'loss'
+
+
 def spoilt(monkeypatch, **changes):
   """The loop as it would be with other numbers than its config's."""
   numbers = loop.numbers
