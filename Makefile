@@ -12,7 +12,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
   2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 READY := .venv/ready
-WORKDIR ?= runs/reverse
+STUDY ?= paper
+WORKDIR ?= runs/$(STUDY)
 
 help:
 	@echo 'make test       set up, then the fast tests (minutes)'
@@ -21,7 +22,7 @@ help:
 	@echo 'make check      format, lint, types, fast tests: before a commit'
 	@echo 'make format     let ruff rewrite the files'
 	@echo 'make goldens    rewrite the expected configs of the presets'
-	@echo 'make ablation   set up, train and evaluate the embedded task'
+	@echo 'make ablation   set up, run the default study to its report'
 	@echo 'make clean      remove .venv and caches, never results'
 
 setup: $(READY)
@@ -64,8 +65,8 @@ goldens: $(READY)
 	$(BIN)/python -m tests.test_config
 
 ablation: $(READY)
-	@$(BIN)/python -m experiments.train --preset=reverse --workdir=$(WORKDIR)
-	@$(BIN)/python -m experiments.evaluate --workdir=$(WORKDIR)
+	@$(BIN)/python -m experiments.ablate --study=$(STUDY) \
+	  --workdir=$(WORKDIR) --workers=2
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

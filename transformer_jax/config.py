@@ -280,6 +280,9 @@ class TrainConfig:
   """The loop: how long, how often, what is kept."""
 
   seed: int = number(0, 'of initial values, dropout and the order of data')
+  noise_seed: int = number(
+    0, 'other initial values and dropout with the same data; 0: of the seed'
+  )
   steps: int = number(100_000, 'updates to make (5.2)', affects='run')
   log_every: int = number(100, 'steps between metric lines', affects='run')
   evaluate_every: int = number(1000, 'steps between validations')
@@ -472,8 +475,8 @@ def validate(config: Config) -> None:
   for path in positive.split():
     if values[path] < 1:
       raise ConfigError(f'{path}={values[path]} must be at least 1')
-  for path in """train.seed data.seed decode.seed train.patience
-      train.keep_best train.keep_every train.max_skipped_steps
+  for path in """train.seed train.noise_seed data.seed decode.seed
+      train.patience train.keep_best train.keep_every train.max_skipped_steps
       train.step_timeout_seconds data.task_train_size decode.top_k
       decode.extra_length decode.alpha optim.clip_norm
       optim.learning_rate""".split():

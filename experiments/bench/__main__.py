@@ -10,13 +10,14 @@ breakdown  where the time of our step goes, and how near the peak it comes
 decode     sentences a second of beam search
 data       a large corpus: opening it, batches a second, memory
 attention  dot and additive, by length and implementation: time, memory
+population a step of 1 to 16 runs that share a program, against lone ones
 all        one after the other
 
 What is compared runs in one process by turns; the figure is the median over
 the rounds. The table goes to stdout, progress to stderr. A machine that does
 something else meanwhile gives figures of nothing. The model is that of
---preset=tiny with dropout 0.1 and its layers unrolled; fields are flags, as
-everywhere.
+--preset=tiny with dropout 0.1 and its layers unrolled, of `population` the
+small one of the studies; fields are flags, as everywhere.
 """
 
 import pathlib
@@ -29,7 +30,7 @@ from transformer_jax import config as config_lib
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
 
-SUITES = ('train', 'breakdown', 'decode', 'data', 'attention')
+SUITES = ('train', 'breakdown', 'decode', 'data', 'attention', 'population')
 
 EXTRA = (
   flags.Flag('suite', str, 'all', 'what to measure', choices=(*SUITES, 'all')),
@@ -111,6 +112,13 @@ def _attention(config: Config, options: types.SimpleNamespace) -> list[Row]:
   return attention.suite(options.rounds)
 
 
+def _population(config: Config, options: types.SimpleNamespace) -> list[Row]:
+  from experiments.bench import population
+
+  del config  # Not the benchmark's model but that of the studies.
+  return population.suite(options.overrides, options.rounds)
+
+
 Suite = Callable[[Config, types.SimpleNamespace], list[Row]]
 RUN: dict[str, Suite] = {
   'train': _train,
@@ -118,6 +126,7 @@ RUN: dict[str, Suite] = {
   'decode': _decode,
   'data': _data,
   'attention': _attention,
+  'population': _population,
 }
 
 

@@ -236,4 +236,6 @@ def test_damaged_cell_is_no_result(tmp_path, capsys, name):
   (place / name).write_text(text.replace('0.2', '0.3').replace('0.5', '0.6'))
   assert folder_lib.read_result(tmp_path, cell) is None
   assert not folder_lib.is_done(tmp_path, cell)
+  folder_lib.clear(tmp_path, cell)
+  assert not (place / 'metrics.jsonl').exists()
   assert 'does not match its sum; it is run again' in capsys.readouterr().err

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import pathlib
+import secrets
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -45,10 +46,20 @@ class Result(NamedTuple):
     return self.body['status'] == DIVERGED
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Whole or not at all, whoever else writes the same at the same time."""
+  beside = path.with_name(f'{path.name}.{secrets.token_hex(4)}.writing')
+  with open(beside, 'w', encoding='utf-8') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(beside, path)
+
+
 def write_json(path: pathlib.Path, body: Any) -> None:
-  """Whole or not at all."""
+  """As `write_text`."""
   text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
-  record.write_atomically(path, text + '\n')
+  write_text(path, text + '\n')
 
 
 def _read_json(path: pathlib.Path) -> Any:
@@ -177,27 +188,29 @@ def damage(folder: pathlib.Path, cell: Cell) -> str:
 
 
 def is_done(folder: pathlib.Path, cell: Cell) -> bool:
-  """Whether the cell has a whole result; a damaged one is set aside, aloud."""
+  """Whether the cell has a whole result."""
+  there = (cell_folder(folder, cell) / RESULT).exists()
+  return there and not damage(folder, cell)
+
+
+def clear(folder: pathlib.Path, cell: Cell) -> None:
+  """Away with a damaged result, aloud; only for who is to run it again."""
   place = cell_folder(folder, cell)
-  if not (place / RESULT).exists():
-    return False
-  reason = damage(folder, cell)
-  if reason:
+  if (place / RESULT).exists():
     print(
       f'warning: cell {cell.variant}, seed {cell.seed} ({cell.identity}): '
-      f'{reason}; it is run again',
+      f'{damage(folder, cell)}; it is run again',
       file=sys.stderr,
     )
-    for name in (RESULT, METRICS):
-      (place / name).unlink(missing_ok=True)
-  return not reason
+    for path in place.iterdir():
+      path.unlink()
 
 
 def read_result(folder: pathlib.Path, cell: Cell) -> Result | None:
   """The result of a cell; None where there is no whole one."""
-  place = cell_folder(folder, cell)
-  if not (place / RESULT).exists() or damage(folder, cell):
+  if not is_done(folder, cell):
     return None
+  place = cell_folder(folder, cell)
   body = json.loads((place / RESULT).read_text(encoding='utf-8'))
   return Result(cell, body, tuple(record.Metrics(place).lines()))
 

@@ -25,6 +25,7 @@ from transformer_jax.inference.grouping import (
 )
 from transformer_jax.inference.translate import translate_sentences
 from transformer_jax.nn import implementations
+from transformer_jax.nn.attention import Scales
 from transformer_jax.nn.transformer import Transformer, variables
 from transformer_jax.training.loss import TokenLosses, token_losses
 from transformer_jax.training.state import loss_chunk
@@ -53,13 +54,20 @@ class RowSums(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames='model')
 def row_sums(
-  model: Transformer, params: Params, source_BS: Array, target_BT: Array
+  model: Transformer,
+  params: Params,
+  source_BS: Array,
+  target_BT: Array,
+  scales: Scales | None = None,
 ) -> RowSums:
   """Sums over the target tokens of each row, pure.
 
-  Only a chunk of the logits exists at a time, as in training.
+  Only a chunk of the logits exists at a time, as in training. The factors on
+  the scores are the config's own unless they are given.
   """
-  h_BTD = _apply(model, params, source_BS, target_BT, method='hidden')
+  h_BTD = _apply(
+    model, params, source_BS, target_BT, None, scales, method='hidden'
+  )
   w_VD = _apply(model, params, method='unembed_VD')
   size = loss_chunk(target_BT.size, w_VD.shape[0])
   short = -target_BT.size % size
@@ -83,9 +91,7 @@ def row_sums(
   return RowSums(by_row(found.plain), by_row(found.correct), tokens_B)
 
 
-def _apply(
-  model: Transformer, params: Params, *args: Array, method: str
-) -> Any:
+def _apply(model: Transformer, params: Params, *args: Any, method: str) -> Any:
   return model.apply(variables(params), *args, method=method)
 
 

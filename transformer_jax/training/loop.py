@@ -170,8 +170,10 @@ def use_compilation_cache(config: Config) -> None:
 
 
 def run_key(config: Config) -> jax.Array:
-  """The one key of a run."""
-  return randomness.seed_key(config.train.seed)
+  """The one key of a run: of initial values and dropout."""
+  key = randomness.seed_key(config.train.seed)
+  noise = config.train.noise_seed
+  return randomness.at(key, f'noise {noise}') if noise else key
 
 
 def start_or_resume(run: Run) -> State:

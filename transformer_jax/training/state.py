@@ -78,6 +78,15 @@ def numbers(config: Config) -> Numbers:
   )
 
 
+def scales_of(numbers: Numbers) -> Scales:
+  """The factors on the scores, as the model takes them."""
+  return Scales(
+    numbers.scale_encoder_self,
+    numbers.scale_decoder_self,
+    numbers.scale_cross,
+  )
+
+
 # Scales that differ in a traced number only.
 _TRACED_SCALES = ('rsqrt_d_k', 'none', 'inverse_d_k')
 
@@ -102,7 +111,7 @@ def program(config: Config) -> Config:
     config,
     model=dataclasses.replace(model, scale='none', **fixed),
     optim=optim,
-    train=dataclasses.replace(config.train, seed=0),
+    train=dataclasses.replace(config.train, seed=0, noise_seed=0),
   )
 
 
@@ -167,11 +176,7 @@ def _losses(
         attention=numbers.attention_dropout,
         feed_forward=numbers.feed_forward_dropout,
       )
-    scales = Scales(
-      numbers.scale_encoder_self,
-      numbers.scale_decoder_self,
-      numbers.scale_cross,
-    )
+    scales = scales_of(numbers)
     source_BS, target_BT = batch
     found: Any = model.apply(
       variables,

@@ -1,0 +1,201 @@
+"""Run a study, or go on with it, or find it done.
+
+  python -m experiments.ablate --study=list
+  python -m experiments.ablate --study=paper --workdir=runs/paper --workers=2
+  python -m experiments.ablate --study=positions --workdir=runs/multi30k \\
+    --preset=tiny --data.source=files:multi30k --train.steps=2000
+
+A field given as a flag holds for all arms; one that the arms vary is refused.
+The same command starts, resumes, shares the work with other workers on the
+same folder, and finds it done. More seeds later train only those; beyond the
+number that was planned they are exploratory. Worker i of n, `--shard=i/n`,
+begins with its own part and then helps with what is left.
+
+Exit codes: 0 finished; 2 something to be corrected first; 75 stopped by
+SIGTERM or SIGUSR1 and saved, run the same command again.
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+import subprocess
+import sys
+import types
+
+from transformer_jax import config as config_lib
+from transformer_jax import flags
+from transformer_jax.config import Config, ConfigError
+
+EXTRA = (
+  flags.Flag('study', str, 'paper', 'what is asked; list shows them'),
+  flags.Flag('workdir', str, '', 'folder of the study'),
+  flags.Flag('seeds', int, 0, 'runs of each arm; those planned by default'),
+  flags.Flag('shard', str, '', 'i/n: worker i of n, from 0'),
+  flags.Flag('workers', int, 1, 'processes on this machine'),
+  flags.Flag('dry_run', bool, False, 'say what would be run'),
+)
+
+
+def base(options: types.SimpleNamespace) -> Config:
+  """What flags are laid upon: the study's baseline."""
+  from experiments import studies
+
+  if options.study == 'list':
+    return Config()
+  return config_lib.override(Config(), studies.load(options.study).baseline)
+
+
+def shard(text: str) -> tuple[int, int]:
+  """(number, of) of `--shard=i/n`.
+
+  Raises:
+    ConfigError: it is not of that form, or i is not below n.
+  """
+  if not text:
+    return 0, 1
+  number, _, of = text.partition('/')
+  if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+    raise ConfigError(f'--shard={text} is not i/n with i from 0 to n - 1')
+  return int(number), int(of)
+
+
+def show_studies() -> None:
+  """Name and question of every study."""
+  from experiments import studies
+
+  for name in studies.names():
+    print(f'{name:16} {studies.load(name).question}')
+
+
+def describe(study, seeds: int) -> str:
+  """What would be run."""
+  from transformer_jax.ablation import study as study_lib
+  from transformer_jax.ablation.runner import chunks
+
+  cells = study_lib.cells(study, range(seeds), None)
+  batches = chunks(cells)
+  steps = sum(cell.config.train.steps for cell in cells)
+  lines = [
+    f'{study.name}: {study.question}',
+    f'paper: {study.paper}',
+    f'{len(study.arms)} arms x {seeds} seeds: {len(cells)} cells, '
+    f'{steps:,} steps, {len({b.group for b in batches})} programs, '
+    f'{len(batches)} populations',
+  ]
+  for arm in study.arms:
+    changes = ' '.join(f'{k}={v}' for k, v in arm.overrides.items())
+    role = f' ({arm.role.replace("_", "-")})' if arm.role else ''
+    lines.append(f'  {arm.name}{role}: {changes or "as the baseline"}')
+  for one in study.primary:
+    margin = '' if one.margin is None else f', margin {one.margin:g}'
+    lines.append(
+      f'  {one.variant} against {one.baseline}: {one.metric}{margin}'
+    )
+  if study.tuning:
+    grid = study.tuning
+    runs = len(grid.rates) * len(grid.warmups) * len(grid.seeds)
+    lines.append(
+      f'  tuning: {runs} runs an arm, and {len(cells)} more cells with what '
+      'they choose'
+    )
+  return '\n'.join(lines)
+
+
+def helpers(options: types.SimpleNamespace) -> list[subprocess.Popen]:
+  """The other workers of this machine: the same command, other shards."""
+  return [
+    subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'experiments.ablate', *sys.argv[1:]),
+        *('--workers=1', f'--shard={number}/{options.workers}'),
+      ]
+    )
+    for number in range(1, options.workers)
+  ]
+
+
+def check(options: types.SimpleNamespace) -> None:
+  """Refuse options that cannot be used."""
+  if not options.workdir and not options.dry_run:
+    raise ConfigError('--workdir is needed: folder of the study')
+  if options.workers < 1 or options.seeds < 0:
+    raise ConfigError('--workers and --seeds must be at least 1')
+  if options.workers > 1 and options.shard:
+    raise ConfigError('--workers starts shards itself: leave out --shard')
+
+
+def main(config: Config, options: types.SimpleNamespace) -> int:
+  del config
+  if options.study == 'list':
+    show_studies()
+    return 0
+  from experiments import studies
+  from transformer_jax.ablation import folder as folder_lib
+  from transformer_jax.ablation import runner
+  from transformer_jax.ablation import study as study_lib
+  from transformer_jax.ablation.screen import Screen
+  from transformer_jax.training import record
+  from transformer_jax.training.guard import stop_signal
+
+  check(options)
+  number, of = shard(options.shard)
+  study = study_lib.with_overrides(
+    studies.load(options.study), options.overrides
+  )
+  if options.dry_run:
+    study_lib.check_apart(study, options.seeds or study.seeds)
+    print(describe(study, options.seeds or study.seeds))
+    return 0
+  folder = record.open_folder(options.workdir)
+  planned = folder_lib.declare(folder, study, seeds=options.seeds or None)
+  # Fields of the run alone are this command's, whoever declared the study.
+  planned = dataclasses.replace(
+    planned, baseline={**planned.baseline, **options.overrides}
+  )
+  with stop_signal() as stop:
+    others = helpers(options)
+    job = runner.Job(
+      folder=folder,
+      study=planned,
+      seeds=options.seeds or planned.seeds,
+      shard=runner.Shard(number, max(of, options.workers)),
+      tuned=studies.tuned(options.study),
+      stop=stop,
+      screen=Screen(folder, study.name, quiet=number > 0),
+    )
+    try:
+      code = runner.run(job)
+    finally:
+      for other in others:
+        # Those that are ready leave by themselves; after a signal, or an
+        # error here, they save and leave.
+        if stop() or sys.exc_info()[0] is not None:
+          other.terminate()
+        other.wait()
+  if code == 0 and number == 0:
+    conclude(folder)
+  return code
+
+
+def conclude(folder: pathlib.Path) -> None:
+  """The verdicts, and the report of a finished study."""
+  from transformer_jax.ablation import folder as folder_lib
+
+  for row in folder_lib.read_summary(folder):
+    if row['primary']:
+      limits = ' to '.join(
+        'open' if row[end] is None else f'{row[end]:+.3f}'
+        for end in ('ci_low', 'ci_high')
+      )
+      print(
+        f'{row["variant"]} against {row["baseline"]}: {row["verdict"]}, '
+        f'{row["metric"]} {row["difference"]:+.3f} ({limits}), '
+        f'{row["seeds"]} seeds'
+      )
+  if importlib.util.find_spec('transformer_jax.ablation.report') is not None:
+    report = importlib.import_module('transformer_jax.ablation.report')
+    print(f'report: {report.write(folder)}')
+
+
+if __name__ == '__main__':
+  flags.run(main, extra=EXTRA, base=base)

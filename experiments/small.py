@@ -1,0 +1,38 @@
+"""The small model and embedded task that studies on two cores start from."""
+
+# Reverse 8 symbols: the decoder has to look at the other end of the sentence
+# at each step, and the right answer is known.
+SMALL: dict[str, int | float | str] = {
+  'model.layers': 1,
+  'model.d_model': 32,
+  'model.d_ff': 64,
+  'model.heads': 1,
+  'model.d_k': 16,
+  'model.d_v': 16,
+  # Pairs are never seen twice: there is nothing to regularise.
+  'model.dropout': 0.0,
+  'optim.schedule': 'inverse_sqrt',
+  'optim.learning_rate': 4e-3,
+  'optim.warmup_steps': 100,
+  'optim.label_smoothing': 0.0,
+  'data.source': 'task:reverse',
+  'data.task_min_length': 8,
+  'data.task_max_length': 8,
+  'data.max_length': 9,
+  'data.max_tokens': 288,
+  'data.buckets': 1,
+  'data.batches_per_run': 10,
+  'train.steps': 500,
+  'train.log_every': 50,
+  'train.evaluate_every': 50,
+  'train.save_every': 250,
+}
+
+# Why an arm does not learn, if it does not.
+PROBES = (
+  'score_variance',
+  'entropy',
+  'saturated',
+  'softmax_gradient',
+  'softmax_share',
+)

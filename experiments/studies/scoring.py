@@ -1,0 +1,38 @@
+"""Which function says how well a key answers a query.
+
+Every score of the config at one width, and `uniform`, which does not look at
+all and must be worse: the known-bad arm. Expected: dot, general and additive
+level; cosine, whose scores lie within one, too flat; uniform at the loss of a
+model that cannot tell positions apart. Cost: six minutes on two cores.
+
+  python -m experiments.ablate --study=scoring --workdir=runs/scoring
+"""
+
+from experiments.small import SMALL
+from transformer_jax.ablation.study import Primary, Study, arms, axis, chain
+
+STUDY = Study(
+  name='scoring',
+  question='Is any similarity function good? Does attention need content?',
+  paper='3.2.1: additive and dot-product attention are similar in complexity; '
+  'Table 3 (B): reducing d_k hurts, "a more sophisticated compatibility '
+  'function than dot product may be beneficial"',
+  axes=('model.score',),
+  baseline=SMALL,
+  arms=arms(
+    chain(
+      [{}],
+      axis('model.score', 'additive', 'general', 'cosine', 'uniform'),
+    ),
+    roles={'score=uniform': 'known_bad'},
+  ),
+  primary=(
+    Primary('score=additive', 'baseline', margin=0.05),
+    Primary('score=general', 'baseline', margin=0.05),
+    Primary('score=cosine', 'baseline', margin=0.05),
+    Primary('score=uniform', 'baseline', margin=0.05),
+  ),
+  seeds=10,
+  looks=(5, 10),
+  threshold=1.0,
+)

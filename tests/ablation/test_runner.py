@@ -1,0 +1,288 @@
+"""A tiny study, run whole, in parts, by several, over damage."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from experiments.presets import PRESETS
+from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation import runner, tuning
+from transformer_jax.ablation import study as study_lib
+from transformer_jax.ablation.screen import Screen
+from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
+
+SMALL = {
+  name: value
+  for name, value in PRESETS['test'].overrides.items()
+  if not name.startswith('decode.')
+}
+# All arms share one program, so these tests compile it once.
+STUDY = Study(
+  name='small',
+  question='Does the scale matter?',
+  paper='3.2.1',
+  axes=('model.scale',),
+  baseline={
+    **SMALL,
+    'train.steps': 8,
+    'train.evaluate_every': 4,
+    'train.log_every': 4,
+    'train.save_every': 2,
+  },
+  arms=(
+    Arm('scaled', {}),
+    Arm('unscaled', {'model.scale': 'none'}),
+  ),
+  primary=(Primary('unscaled', 'scaled'),),
+  seeds=3,
+  looks=(3,),
+  threshold=2.0,
+)
+
+
+@pytest.fixture(scope='module')
+def study(tmp_path_factory):
+  cache = str(tmp_path_factory.getbasetemp() / 'cache')
+  return study_lib.with_overrides(STUDY, {'data.cache_dir': cache})
+
+
+def job(study, folder, *, seeds=None, stop=lambda: 0, tuned=''):
+  folder.mkdir(exist_ok=True)
+  planned = folder_lib.declare(folder, study, seeds=seeds)
+  return runner.Job(
+    folder=folder,
+    study=planned,
+    seeds=seeds or planned.seeds,
+    shard=runner.Shard(),
+    tuned=tuned,
+    stop=stop,
+    screen=Screen(folder, study.name, quiet=False),
+    stale=1.0,
+  )
+
+
+@pytest.fixture(scope='module')
+def whole(study, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('studies') / 'whole'
+  assert runner.run(job(study, folder)) == 0
+  return folder
+
+
+def tables(folder):
+  return [
+    (folder / name).read_bytes() for name in ('summary.json', 'results.csv')
+  ]
+
+
+def test_results_of_every_cell(study, whole):
+  results = folder_lib.read_results(whole, study)
+  assert [(r.cell.seed, r.cell.variant) for r in results] == [
+    (seed, arm) for seed in range(3) for arm in ('scaled', 'unscaled')
+  ]
+  for result in results:
+    body = result.body
+    assert body['status'] == 'finished' and body['diverged_step'] is None
+    assert body['parameters'] > 0 and body['flops_per_token'] > 0
+    assert 0 < body['metrics']['loss'] < 10
+    assert [
+      x['step'] for x in result.metrics if x['split'] == 'validation'
+    ] == [
+      4,
+      8,
+    ]
+  rows = list(csv.DictReader((whole / 'results.csv').read_text().splitlines()))
+  assert {row['variant'] for row in rows} == {'scaled', 'unscaled'}
+  assert {row['split'] for row in rows} == {'train', 'validation', 'test'}
+  # Nothing is left of what was only needed on the way.
+  left = [path for path in (whole / 'populations').rglob('*') if path.is_file()]
+  assert not left
+
+
+def test_summary_has_the_public_columns(whole):
+  rows = json.loads((whole / 'summary.json').read_text())
+  first = rows[0]
+  for name in """variant baseline metric primary seeds diverged mean difference
+      ci_low ci_high test p_value p_adjusted effect_size minimum_detectable
+      margin verdict""".split():
+    assert name in first
+  assert (first['variant'], first['primary'], first['seeds']) == (
+    'unscaled',
+    True,
+    3,
+  )
+  metrics = [row['metric'] for row in rows]
+  assert metrics == ['loss', 'accuracy', 'exact', 'steps_to_threshold']
+
+
+def test_a_finished_study_is_found_done(study, whole, capsys):
+  before = {p: p.stat().st_mtime_ns for p in whole.rglob('result.json')}
+  assert runner.run(job(study, whole)) == 0
+  assert before == {p: p.stat().st_mtime_ns for p in whole.rglob('result.json')}
+  assert 'all 6 cells are done' in capsys.readouterr().err
+
+
+def test_more_seeds_train_only_the_new(study, whole, tmp_path):
+  folder = tmp_path / 'more'
+  shutil.copytree(whole, folder)
+  before = {p: p.stat().st_mtime_ns for p in folder.rglob('result.json')}
+  assert runner.run(job(study, folder, seeds=4)) == 0
+  after = {p: p.stat().st_mtime_ns for p in folder.rglob('result.json')}
+  assert len(after) == 8
+  assert all(after[path] == time for path, time in before.items())
+  rows = json.loads((folder / 'summary.json').read_text())
+  # What was planned keeps its verdict; what was not is an interval.
+  planned = json.loads((whole / 'summary.json').read_text())
+  assert rows[: len(planned)] == planned
+  extra = rows[len(planned)]
+  assert (extra['seeds'], extra['exploratory']) == (4, True)
+  assert extra['verdict'] == 'no verdict'
+  cells = [json.loads(p.read_text()) for p in folder.rglob('cell.json')]
+  assert {c['seed'] for c in cells if c['exploratory']} == {3}
+
+
+def test_stopped_and_damaged_ends_the_same(study, whole, tmp_path, capsys):
+  folder = tmp_path / 'broken'
+  calls = []
+
+  def stop():
+    calls.append(0)
+    return signal.SIGTERM if len(calls) == 4 else 0
+
+  assert runner.run(job(study, folder, stop=stop)) == 75
+  assert not list(folder.rglob('result.json'))
+  assert runner.run(job(study, folder)) == 0
+  assert 'resumed at step' in capsys.readouterr().err
+  assert tables(folder) == tables(whole)
+  damaged = next(iter(folder.rglob('result.json')))
+  damaged.write_text(damaged.read_text().replace('finished', 'finishod'))
+  assert runner.run(job(study, folder)) == 0
+  assert 'does not match its sum; it is run again' in capsys.readouterr().err
+  assert tables(folder) == tables(whole)
+
+
+def test_diverged_runs_are_counted_not_lost(study, tmp_path):
+  wild = dataclasses.replace(
+    study,
+    axes=('optim.learning_rate',),
+    arms=(Arm('scaled', {}), Arm('wild', {'optim.learning_rate': 1e30})),
+    primary=(Primary('wild', 'scaled'),),
+  )
+  folder = tmp_path / 'wild'
+  assert runner.run(job(study_lib.check(wild), folder)) == 0
+  row = json.loads((folder / 'summary.json').read_text())[0]
+  assert row['diverged'] == 3
+  assert 'signed-rank' in row['test']
+  results = folder_lib.read_results(folder, wild)
+  assert {r.body['status'] for r in results if r.cell.variant == 'wild'} == {
+    'diverged'
+  }
+  assert row['mean'] == pytest.approx(
+    results[0].body['metrics']['unigram_loss']
+  )
+
+
+def test_twins_differ_by_nothing(study, tmp_path):
+  twins = dataclasses.replace(
+    study,
+    axes=(),
+    arms=(Arm('one', {}), Arm('twin', {})),
+    primary=(Primary('twin', 'one'),),
+  )
+  folder = tmp_path / 'aa'
+  assert runner.run(job(study_lib.check(twins), folder)) == 0
+  for row in json.loads((folder / 'summary.json').read_text()):
+    assert row['difference'] == 0
+    assert row['verdict'] in ('no verdict', 'not enough evidence')
+
+
+def test_rates_are_chosen_apart_and_committed(study, tmp_path):
+  tuned = study_lib.check(
+    dataclasses.replace(
+      study,
+      tuning=LearningRates((1e-3, 2e-3), (5,), (100, 101, 102)),
+      seeds=1,
+      looks=(1,),
+    )
+  )
+  folder = tmp_path / 'tuned'
+  assert runner.run(job(tuned, folder)) == 0
+  body = json.loads((folder / 'tuning.json').read_text())
+  chosen = body['chosen']['scaled']
+  # The best lay on the upper edge, so the grid grew, up to its bound.
+  rates = sorted({one['rate'] for one in chosen['grid']})
+  assert len(rates) > 2
+  assert chosen['recipe']['optim.learning_rate'] in rates
+  assert chosen['basin_octaves'] >= 1
+  rows = json.loads((folder / 'summary.json').read_text())
+  assert {row['phase'] for row in rows} == {'paper', 'tuned'}
+  assert 'unscaled (tuned)' in {row['variant'] for row in rows}
+  # Committed with a study they are used; of another study they are not.
+  text = (folder / 'tuning.json').read_text()
+  assert tuning.fits(tuned, text)
+  other = study_lib.with_overrides(tuned, {'model.d_ff': 64})
+  assert not tuning.fits(other, text)
+  again = tmp_path / 'again'
+  assert runner.run(job(tuned, again, tuned=text)) == 0
+  phases = [
+    json.loads(p.read_text())['phase'] for p in again.rglob('cell.json')
+  ]
+  assert 'tune' not in phases
+  assert tables(again)[0] == tables(folder)[0]
+
+
+WORKER = """
+import pathlib, sys
+import jax
+from tests.ablation import test_runner
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_disable_most_optimizations', True)
+from transformer_jax.ablation import runner, study
+folder, cache, number = sys.argv[1:]
+own = study.with_overrides(test_runner.STUDY, {'data.cache_dir': cache})
+job = test_runner.job(own, pathlib.Path(folder))
+job = job._replace(shard=runner.Shard(int(number), 2))
+runner.MEMBERS['cpu'] = 4
+sys.exit(runner.run(job))
+"""
+
+
+def killed_study(folder: pathlib.Path, cache: str, kills: int) -> None:
+  """Two workers, each killed `kills` times when it has come further."""
+
+  def start(number):
+    return subprocess.Popen(
+      [sys.executable, '-c', WORKER, str(folder), cache, str(number)],
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  left = {0: kills, 1: kills}
+  workers = {number: start(number) for number in left}
+  while workers:
+    for number, worker in list(workers.items()):
+      assert worker.stderr is not None
+      line = worker.stderr.readline()
+      if 'step' in line and left[number]:
+        left[number] -= 1
+        worker.kill()
+        worker.wait()
+        workers[number] = start(number)
+      elif not line:
+        assert worker.wait() == 0
+        del workers[number]
+
+
+@pytest.mark.parametrize('kills', [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_workers_end_as_one_unbroken(study, whole, tmp_path, kills):
+  folder = tmp_path / 'killed'
+  folder.mkdir()
+  killed_study(folder, study.baseline['data.cache_dir'], kills)
+  assert tables(folder) == tables(whole)
+  assert len(list(folder.rglob('result.json'))) == 6

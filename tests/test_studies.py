@@ -1,0 +1,72 @@
+"""The declared studies and the program that runs them."""
+
+import pytest
+
+from experiments import ablate, power, studies
+from transformer_jax import flags
+from transformer_jax.ablation import study as study_lib
+
+
+def answer(capsys, *words: str) -> tuple[int, str, str]:
+  """(exit code, stdout, stderr) of experiments.ablate."""
+  with pytest.raises(SystemExit) as ended:
+    flags.run(
+      ablate.main, extra=ablate.EXTRA, base=ablate.base, arguments=words
+    )
+  found = capsys.readouterr()
+  return int(ended.value.code or 0), found.out, found.err
+
+
+@pytest.mark.parametrize('name', studies.names())
+def test_study_is_valid_and_says_how_to_run_it(name):
+  study = studies.load(name)
+  assert study.name == name
+  assert f'--study={name} --workdir=' in study.doc
+  assert 'xpected' in study.doc and 'Cost' in study.doc
+  assert study_lib.from_dict(study_lib.to_dict(study)) == study
+
+
+def test_default_study_answers_the_founding_questions():
+  study = studies.load(studies.DEFAULT)
+  assert study.seeds >= 5
+  assert [arm.role for arm in study.arms].count('known_bad') == 1
+  assert study.tuning is not None
+
+
+def test_list_and_dry_run(capsys):
+  code, out, _ = answer(capsys, '--study=list')
+  assert code == 0
+  assert [line.split()[0] for line in out.splitlines()] == studies.names()
+  code, out, _ = answer(capsys, '--study=aa', '--dry_run', '--seeds=7')
+  assert code == 0
+  assert '2 arms x 7 seeds: 14 cells' in out and '1 programs' in out
+
+
+@pytest.mark.parametrize(
+  'words, text',
+  [
+    (['--study=papr'], '(did you mean paper?)'),
+    (['--study=aa'], '--workdir is needed'),
+    (['--study=scaling', '--model.d_k=8', '--dry_run'], 'd_k is an axis'),
+    (['--study=aa', '--train.seed=8', '--dry_run'], "the study's; see --seeds"),
+    (['--study=aa', '--workdir=w', '--shard=2/2'], '--shard=2/2 is not i/n'),
+    (['--study=aa', '--workdir=w', '--shard=x'], '--shard=x is not i/n'),
+    (
+      ['--study=aa', '--workdir=w', '--shard=0/2', '--workers=2'],
+      'leave out --shard',
+    ),
+    (['--study=paper', '--dry_run', '--seeds=101'], 'seeds 100 are used for'),
+  ],
+)
+def test_bad_words_are_answered_in_one_line(capsys, words, text):
+  code, _, err = answer(capsys, *words)
+  assert code == 2
+  assert text in err and err.count('\n') == 1
+
+
+def test_power_without_a_pilot(capsys, tmp_path):
+  with pytest.raises(SystemExit) as ended:
+    words = [f'--workdir={tmp_path}']
+    flags.run(power.main, extra=power.EXTRA, arguments=words)
+  assert ended.value.code == 2
+  assert 'holds no study' in capsys.readouterr().err

@@ -1,0 +1,265 @@
+"""Populations: each member is the lone run, whoever else is there."""
+
+import functools
+import pathlib
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.data.batches import open_corpus
+from transformer_jax.nn.transformer import Transformer
+from transformer_jax.training import loop, population, replicas
+from transformer_jax.training import state as state_lib
+from transformer_jax.training.population import Member, Population
+from transformer_jax.training.replicas import Watcher
+from transformer_jax.training.state import numbers
+
+SYMBOLS = 12  # of the task, with the special ones
+FIELDS = {'model.dropout': 0.1, 'data.cache_dir': '/nowhere'}
+
+
+@pytest.fixture(scope='module')
+def configs(config):
+  """Three members: other seeds, rates and dropout; one program."""
+  config = override(config, FIELDS)
+  return [
+    config,
+    override(config, {'train.seed': 1, 'optim.learning_rate': 1e-3}),
+    override(
+      config,
+      {'train.seed': 1, 'model.dropout': 0.4, 'model.scale': 'none'},
+    ),
+  ]
+
+
+@pytest.fixture(scope='module')
+def corpus(config):
+  return open_corpus(config.data, workdir=None, progress=print)
+
+
+def members(configs, folder=pathlib.Path('nowhere')):
+  found = []
+  for n, config in enumerate(configs):
+    (folder / str(n)).mkdir(parents=True, exist_ok=True)
+    found.append(Member(config, folder / str(n)))
+  return found
+
+
+def nobody(**others) -> Watcher:
+  silent = dict(
+    stop=lambda: 0,
+    evaluated=lambda step, n, params: None,
+    progress=lambda steps: None,
+    say=lambda text: None,
+  )
+  return Watcher(**{**silent, **others})
+
+
+def leaves(tree):
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def same_bits(a, b) -> bool:
+  return all(
+    x.tobytes() == y.tobytes()
+    for x, y in zip(leaves(a), leaves(b), strict=True)
+  )
+
+
+@functools.cache
+def lone_step(model_config, optim):
+  config = Config(model=model_config, optim=optim)
+  model = Transformer(model_config, SYMBOLS, SYMBOLS)
+  return jax.jit(state_lib.train_steps(config, model))
+
+
+def lone(config, corpus, steps):
+  """The state after `steps` of the run that the loop would make."""
+  own = Population([Member(config, pathlib.Path())], corpus, 'cpu', 1)
+  key, same = loop.run_key(config), state_lib.program(config)
+  state = own.programs.start(key)
+  step = lone_step(same.model, same.optim)
+  done = 0
+  while done < steps:
+    count = min(own.steps_in_call(done), steps - done)
+    batches = jax.tree.map(lambda x: x[0], own.batches(done, count))
+    state, _ = step(state, batches, jnp.int32(count), key, numbers(config))
+    done += count
+  return state
+
+
+def trained(own, steps, state=None):
+  state, done = state or own.fresh(), 0
+  bad = []
+  while done < steps:
+    count = min(own.steps_in_call(done), steps - done)
+    state, _, bad_R = own.call(state, done, count)
+    bad.append(np.asarray(bad_R))
+    done += count
+  return state, np.stack(bad)
+
+
+def test_members_are_bitwise_the_lone_runs(configs, corpus):
+  own = Population(members(configs), corpus, 'cpu', room=4)
+  found, bad = trained(own, 8)
+  assert not bad.any()
+  for n, config in enumerate(configs):
+    assert same_bits(own.state(found, n), lone(config, corpus, 8)), n
+  # The empty place has made no step.
+  assert np.asarray(found.states.step).tolist() == [8, 8, 8, 0]
+
+
+def test_neighbours_change_nothing(configs, corpus):
+  alone = Population(members(configs[1:2]), corpus, 'cpu', room=4)
+  among = Population(members(configs), corpus, 'cpu', room=4)
+  one, many = trained(alone, 6)[0], trained(among, 6)[0]
+  assert same_bits(alone.state(one, 0), among.state(many, 1))
+
+
+@pytest.mark.slow
+def test_at_once_is_the_same_within_rounding(configs, corpus):
+  at_once = Population(members(configs), corpus, 'gpu', room=3)
+  in_turn = Population(members(configs), corpus, 'cpu', room=4)
+  a, b = trained(at_once, 4)[0], trained(in_turn, 4)[0]
+  for n in range(3):
+    for x, y in zip(
+      leaves(at_once.state(a, n).params),
+      leaves(in_turn.state(b, n).params),
+      strict=True,
+    ):
+      np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
+
+
+def test_same_seed_same_data(configs, corpus):
+  own = Population(members(configs), corpus, 'cpu', room=4)
+  source_RKBS, _ = own.batches(0, 2)
+  assert (source_RKBS[1] == source_RKBS[2]).all()
+  assert (source_RKBS[0] != source_RKBS[1]).any()
+
+
+def test_a_diverged_member_freezes_and_the_others_go_on(configs, corpus):
+  bad = override(configs[1], {'optim.learning_rate': 1e30})
+  own = Population(members([configs[0], bad]), corpus, 'cpu', room=4)
+  found, bad_KR = trained(own, 8)
+  marked = int(np.asarray(found.diverged_R)[1])
+  assert 0 < marked <= 4
+  assert np.asarray(found.diverged_R).tolist() == [0, marked, 0, 0]
+  # Said once, in the call where it happened.
+  assert bad_KR[:, 1].tolist().count(marked) == 1
+  assert all(np.isfinite(x).all() for x in leaves(own.state(found, 1)))
+  assert same_bits(own.state(found, 0), lone(configs[0], corpus, 8))
+
+
+def test_another_program_is_refused(configs, corpus):
+  wider = override(configs[0], {'model.d_ff': 64})
+  undropped = override(configs[0], {'model.dropout': 0.0})
+  for other in (wider, undropped):
+    with pytest.raises(ConfigError, match='a population of 2 programs'):
+      Population(members([configs[0], other]), corpus, 'cpu', room=2)
+
+
+def test_population_is_split_to_fit(configs, corpus, monkeypatch):
+  # What a compiled program says of itself is seen in the next test.
+  monkeypatch.setattr(Population, 'bytes', lambda own: 1000 * own.room)
+
+  def sizes(free):
+    parts = population.split(
+      members(configs), corpus, platform='cpu', room=4, free=free
+    )
+    return [len(part.members) for part in parts]
+
+  assert sizes(0) == sizes(5000) == [3]
+  assert sizes(4999) == sizes(2500) == [2, 1]
+  assert sizes(1) == [1, 1, 1]
+  assert population.free_memory() > 0
+
+
+def results(configs, corpus, folder, **watching):
+  return replicas.train(
+    members(configs, folder),
+    corpus,
+    folder=folder / 'population',
+    platform='cpu',
+    room=4,
+    watcher=nobody(**watching),
+  )
+
+
+def lines(folder):
+  return [
+    (folder / str(n) / 'metrics.jsonl').read_text().splitlines()
+    for n in range(3)
+  ]
+
+
+def test_loop_stopped_anywhere_gives_the_unbroken_results(
+  configs, corpus, tmp_path
+):
+  seen = []
+  whole = results(
+    configs,
+    corpus,
+    tmp_path / 'whole',
+    evaluated=lambda step, n, params: seen.append((step, n)),
+  )
+  assert whole is not None
+  assert seen == [(step, n) for step in (0, 8, 16, 24) for n in range(3)]
+  said, calls = [], []
+
+  def stop():
+    calls.append(0)
+    return signal.SIGTERM if len(calls) in (3, 9) else 0
+
+  broken = tmp_path / 'broken'
+  tries = 0
+  found = None
+  while found is None:
+    found = results(configs, corpus, broken, stop=stop, say=said.append)
+    tries += 1
+  assert tries == 3
+  assert [line for line in said if 'resumed' in line]
+  assert lines(broken) == lines(tmp_path / 'whole')
+  assert [x.scores for x in found] == [x.scores for x in whole]
+  assert {x.diverged_step for x in found} == {None}
+  assert whole[0].memory > 0 and whole[0].step_seconds > 0
+  assert whole[0].parameters == sum(
+    x.size for x in leaves(lone(configs[0], corpus, 0).params)
+  )
+
+
+@pytest.mark.slow
+def test_loop_writes_what_the_lone_loop_writes(configs, corpus, tmp_path):
+  found = results(configs[:1], corpus, tmp_path)
+  assert found is not None
+  config = override(configs[0], {'data.cache_dir': str(tmp_path / 'cache')})
+  assert loop.train(config, workdir=str(tmp_path / 'lone')) == loop.FINISHED
+  alone = loop.record.Metrics(tmp_path / 'lone')
+  own = loop.record.Metrics(tmp_path / '0')
+  wanted = [x for x in alone.lines() if x['split'] == 'train']
+  assert [x for x in own.lines() if x['split'] == 'train'] == wanted
+  pairs = zip(alone.lines(), own.lines(), strict=True)
+  assert all(abs(a['loss'] - b['loss']) < 1e-6 for a, b in pairs)
+
+
+def test_loop_marks_the_diverged(configs, corpus, tmp_path):
+  said = []
+  bad = override(configs[1], {'optim.learning_rate': 1e30})
+  found = results([configs[0], bad], corpus, tmp_path, say=said.append)
+  assert found is not None
+  good, diverged = found
+  assert good.diverged_step is None and good.scores is not None
+  assert diverged.diverged_step is not None and diverged.scores is None
+  assert f'seed 1 diverged at step {diverged.diverged_step}' in said[0]
+
+
+def test_noise_seed_changes_values_and_not_data(config, corpus):
+  other = override(config, {'train.noise_seed': 1})
+  own = Population(members([config, other]), corpus, 'cpu', room=4)
+  state = own.fresh()
+  assert not same_bits(own.state(state, 0).params, own.state(state, 1).params)
+  source_RKBS, _ = own.batches(0, 2)
+  assert (source_RKBS[0] == source_RKBS[1]).all()

@@ -1,0 +1,221 @@
+"""From the results of a study to the rows of summary.json.
+
+Made from result files only: whoever makes it, from whatever workers' files,
+makes the same rows.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from transformer_jax.ablation import stats, survival
+from transformer_jax.ablation.folder import Result
+from transformer_jax.ablation.pairs import Pair, StepsPair
+from transformer_jax.ablation.sequential import level_at
+from transformer_jax.ablation.study import METRICS, Phase, Primary, Study
+
+AT_LAST_STEP = ('loss', 'accuracy', 'exact')
+TUNED = ' (tuned)'
+
+
+class Runs:
+  """Results of one phase, by variant and seed."""
+
+  def __init__(self, results: Sequence[Result], phase: Phase) -> None:
+    self._found = {
+      (r.cell.variant, r.cell.seed): r for r in results if r.cell.phase == phase
+    }
+
+  def seeds(self, *variants: str) -> list[int]:
+    """Seeds that all of these have been run with."""
+    every = sorted({seed for _, seed in self._found})
+    return [s for s in every if all((v, s) in self._found for v in variants)]
+
+  def of(self, variant: str, seeds: Sequence[int]) -> list[Result]:
+    return [self._found[variant, seed] for seed in seeds]
+
+
+def values(results: Sequence[Result], metric: str) -> np.ndarray:
+  """[R], nan where the run diverged."""
+  return np.array(
+    [math.nan if r.diverged else r.body['metrics'][metric] for r in results],
+    np.float64,
+  )
+
+
+def crossing(results: Sequence[Result], threshold: float) -> survival.Crossing:
+  """Steps to a validation loss; a diverged run never gets there."""
+  rows = [
+    {
+      line['step']: line['loss']
+      for line in r.metrics
+      if line['split'] == 'validation'
+    }
+    for r in results
+  ]
+  steps = sorted(set().union(*rows)) or [results[0].cell.config.train.steps]
+  return survival.first_crossing(
+    steps,
+    [[row.get(step, math.nan) for step in steps] for row in rows],
+    threshold=threshold,
+    better='lower',
+  )
+
+
+def diverged_value(metric: str, results: Sequence[Result]) -> float:
+  """What a diverged run counts as: a model that knows frequencies only."""
+  if metric == 'loss':
+    return float(results[0].body['metrics']['unigram_loss'])
+  return 0.0
+
+
+def pair_of(
+  study: Study, runs: Runs, one: Primary, *, seeds: Sequence[int], primary: bool
+) -> Pair | StepsPair:
+  """The comparison, ready to be weighed."""
+  variant = runs.of(one.variant, seeds)
+  baseline = runs.of(one.baseline, seeds)
+  if one.metric == 'steps_to_threshold' and study.threshold is not None:
+    return StepsPair(
+      one.variant,
+      one.baseline,
+      one.metric,
+      crossing(variant, study.threshold),
+      crossing(baseline, study.threshold),
+      primary=primary,
+      diverged=sum(r.diverged for r in variant),
+    )
+  return Pair(
+    one.variant,
+    one.baseline,
+    one.metric,
+    values(variant, one.metric),
+    values(baseline, one.metric),
+    better=one.better,
+    primary=primary,
+    margin=one.margin,
+    variant_diverged_R=[r.diverged for r in variant],
+    baseline_diverged_R=[r.diverged for r in baseline],
+    diverged_value=diverged_value(one.metric, baseline),
+  )
+
+
+def comparisons(study: Study) -> list[Primary]:
+  """Primary ones, then every arm by every metric against its baseline."""
+  found = list(study.primary)
+  have = {(one.variant, one.baseline, one.metric) for one in found}
+  against = {one.variant: one.baseline for one in reversed(found)}
+  metrics = [
+    m for m in METRICS if m in AT_LAST_STEP or study.threshold is not None
+  ]
+  for arm in study.arms:
+    baseline = against.get(arm.name, study.arms[0].name)
+    for metric in metrics:
+      key = (arm.name, baseline, metric)
+      if arm.name != baseline and key not in have:
+        have.add(key)
+        found.append(Primary(*key, better=METRICS[metric]))
+  return found
+
+
+def _alpha(study: Study, seeds: int) -> float | None:
+  """The level of this look; None: it is not a planned one."""
+  if seeds not in study.looks:
+    return None
+  return level_at(seeds, study.looks)
+
+
+def insensitive(study: Study, runs: Runs, seeds: Sequence[int]) -> str:
+  """Why the study cannot answer; '' where it can."""
+  against = {one.variant: one.baseline for one in study.primary}
+  baselines = {study.arms[0].name, *against.values()}
+  accuracy = [
+    float(np.nan_to_num(values(runs.of(name, seeds), 'accuracy')).mean())
+    for name in sorted(baselines)
+  ]
+  known_bad: list[stats.Comparison | None] = [
+    stats.conclude(
+      [
+        pair_of(
+          study,
+          runs,
+          Primary(arm.name, against.get(arm.name, study.arms[0].name)),
+          seeds=seeds,
+          primary=False,
+        )
+      ]
+    )[0].comparison
+    for arm in study.arms
+    if arm.role == 'known_bad'
+  ]
+  reasons = (
+    stats.insensitivity(
+      baseline_accuracy=accuracy, known_bad=one, better='lower'
+    )
+    for one in known_bad or [None]
+  )
+  return next(filter(None, reasons), '')
+
+
+def _rows(
+  study: Study, runs: Runs, phase: Phase, seeds: Sequence[int], *, planned: bool
+) -> list[dict[str, Any]]:
+  """Rows of one phase; not planned: intervals, no verdict."""
+  alpha = _alpha(study, len(seeds)) if planned else None
+  asked = comparisons(study)
+  declared = set(map(id, study.primary))
+  pairs = [
+    pair_of(
+      study,
+      runs,
+      one,
+      seeds=seeds,
+      primary=alpha is not None and id(one) in declared,
+    )
+    for one in asked
+  ]
+  reason = insensitive(study, runs, seeds)
+  found = stats.conclude(pairs, alpha=alpha or 0.05, insensitive=reason)
+  rows = []
+  for finding in found:
+    row = stats.as_row(finding.comparison)
+    name = row['variant'] + (TUNED if phase == 'tuned' else '')
+    baseline = row['baseline'] + (TUNED if phase == 'tuned' else '')
+    pairing = finding.pairing._asdict()
+    rows.append(
+      row
+      | dict(
+        variant=name,
+        baseline=baseline,
+        phase=phase,
+        exploratory=not planned,
+        seeds_needed=finding.seeds_needed,
+        pairing={
+          key: None if isinstance(v, float) and not math.isfinite(v) else v
+          for key, v in pairing.items()
+        },
+        notes=list(finding.notes),
+      )
+    )
+  return rows
+
+
+def summary(study: Study, results: Sequence[Result]) -> list[dict[str, Any]]:
+  """All comparisons: by the paper's recipe, then tuned.
+
+  With the planned seeds; with all of them once more where there are others,
+  marked exploratory. Seeds that an arm still lacks are left out for all.
+  """
+  rows = []
+  phases: tuple[Phase, ...] = ('paper', 'tuned')
+  for phase in phases:
+    runs = Runs(results, phase)
+    seeds = runs.seeds(*(arm.name for arm in study.arms))
+    planned = [seed for seed in seeds if seed < study.seeds]
+    if planned and len(study.arms) > 1:
+      rows += _rows(study, runs, phase, planned, planned=True)
+    if len(seeds) > len(planned) and len(study.arms) > 1:
+      rows += _rows(study, runs, phase, seeds, planned=False)
+  return rows

@@ -1,0 +1,80 @@
+"""Probes of a study's runs while they train: why, beside what."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from transformer_jax.ablation.study import Study
+from transformer_jax.data.batches import Corpus
+from transformer_jax.nn.transformer import Transformer
+from transformer_jax.training.population import Member
+from transformer_jax.training.state import numbers, program
+
+PROBED = 32  # validation pairs that a probe looks at
+PROBES = 'probes.jsonl'
+
+
+def _finite(value: Any) -> Any:
+  """Numbers that are none become None: JSON has no word for them."""
+  if isinstance(value, list):
+    return [_finite(one) for one in value]
+  return value if math.isfinite(value) else None
+
+
+class Probing:
+  """Probes of each member at its evaluations, kept beside its metrics."""
+
+  def __init__(
+    self, study: Study, members: Sequence[Member], corpus: Corpus
+  ) -> None:
+    self.names, self.members = study.probes, members
+    if not self.names:
+      return
+    config = members[0].config
+    pairs = corpus.pairs(config.data.validation_split)
+    ids = np.arange(min(PROBED, len(pairs)))
+    width = [int(length_n[: len(ids)].max()) for length_n in pairs.lengths]
+    self.batch = pairs.gather(ids, *width)
+    sizes = corpus.vocabularies
+    self.model = Transformer(
+      program(config).model, sizes.source.size, sizes.target.size
+    )
+
+  def look(self, step: int, n: int, weights: Any) -> None:
+    """To probes.jsonl; a step that was repeated after a kill stands twice."""
+    if not self.names:
+      return
+    from transformer_jax.ablation.probes import probe
+
+    config = self.members[n].config
+    found = probe(
+      program(config), self.model, weights, self.batch, numbers(config)
+    )
+    kept = {
+      site: {
+        name: _finite(x) for name, x in values.items() if name in self.names
+      }
+      for site, values in found.items()
+    }
+    path = self.members[n].folder / PROBES
+    with open(path, 'a', encoding='utf-8') as file:
+      file.write(json.dumps(dict(step=step, sites=kept)) + '\n')
+
+  def series(self, n: int) -> dict[str, Any]:
+    """{site: {probe: series}}, over the steps that were looked at."""
+    if not self.names:
+      return {}
+    from transformer_jax.ablation.probes import over_training
+
+    path = self.members[n].folder / PROBES
+    by_step: dict[int, Any] = {}
+    for line in path.read_text(encoding='utf-8').splitlines():
+      try:
+        row = json.loads(line)
+      except ValueError:  # Cut short by a kill, and written again after it.
+        continue
+      by_step[row['step']] = row['sites']
+    return over_training(sorted(by_step.items()))

@@ -1,0 +1,323 @@
+"""A study to its summary: cells, populations, results; shared by workers.
+
+Any number of workers may run the same command on one folder, be killed and be
+started again. A batch of cells that share a program is held by one worker at
+a time, by a lock that dies with it; what is done is what has a whole result.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import pathlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+
+from transformer_jax.ablation import conclusion, tuning
+from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation import study as study_lib
+from transformer_jax.ablation.outcome import result_of
+from transformer_jax.ablation.probing import Probing
+from transformer_jax.ablation.screen import Screen
+from transformer_jax.ablation.study import Cell, Study
+from transformer_jax.config import (
+  ConfigError,
+  DataConfig,
+)
+from transformer_jax.data.batches import (
+  Corpus,
+  open_corpus,
+)
+from transformer_jax.training import lock, replicas
+from transformer_jax.training.guard import FINISHED, PREEMPTED
+from transformer_jax.training.loop import (
+  use_compilation_cache,
+)
+from transformer_jax.training.population import Member, can_share
+from transformer_jax.training.replicas import Watcher
+
+# Members of a population: few enough for workers to share a study evenly.
+MEMBERS = {'cpu': 8}
+MEMBERS_ELSEWHERE = 32
+WAIT = 1.0  # seconds between looks at what other workers do
+
+
+class Shard(NamedTuple):
+  """Which batches a worker takes first: number, number + of, ..."""
+
+  number: int = 0
+  of: int = 1
+
+
+class Job(NamedTuple):
+  """What a worker needs to know.
+
+  study: as planned in the folder.
+  seeds: to run, 0 .. seeds - 1.
+  shard: what to begin with.
+  tuned: text of a tuning.json that came with the study; '' without.
+  stop: whether a signal asked to leave.
+  screen: what the user is shown.
+  stale: see `lock.held`.
+  """
+
+  folder: pathlib.Path
+  study: Study
+  seeds: int
+  shard: Shard
+  tuned: str
+  stop: Callable[[], int]
+  screen: Screen
+  stale: float = lock.STALE
+
+
+class Chunk(NamedTuple):
+  """Cells that are trained together; room: of the largest of its program."""
+
+  name: str
+  group: str
+  cells: tuple[Cell, ...]
+  room: int
+
+
+def platform() -> str:
+  return jax.local_devices()[0].platform
+
+
+def chunks(cells: Sequence[Cell]) -> list[Chunk]:
+  """Cells by program, in the order of seeds, a few at a time.
+
+  The cut does not depend on what is done already, nor on how many seeds are
+  asked for, so that workers who were asked for other numbers of seeds lock
+  the same batches.
+  """
+  most = MEMBERS.get(platform(), MEMBERS_ELSEWHERE)
+  groups: dict[str, dict[str, Cell]] = {}
+  for cell in cells:
+    text = can_share(cell.config)
+    group = hashlib.sha256(text.encode()).hexdigest()[:16]
+    # Two phases of one recipe are one cell.
+    groups.setdefault(group, {}).setdefault(cell.identity, cell)
+  found = []
+  for group, members in groups.items():
+    whole = list(members.values())
+    for start in range(0, len(whole), most):
+      part = tuple(whole[start : start + most])
+      name = f'{group}-{part[0].identity[:12]}'
+      found.append(Chunk(name, group, part, min(most, len(whole))))
+  return found
+
+
+@functools.lru_cache(maxsize=4)
+def _corpus(data: DataConfig, say: Callable[[str], None]) -> Corpus:
+  return open_corpus(data, workdir=None, progress=say)
+
+
+def run(job: Job) -> int:
+  """Work until the study is done, by whomever.
+
+  Returns:
+    0 done and summary.json written, 75 stopped and saved.
+
+  Raises:
+    ConfigError: anything that the user has to mend.
+  """
+  study = job.study
+  use_compilation_cache(study_lib.arm_config(study, study.arms[0]))
+  recipes = None
+  if study.tuning is not None:
+    if not tune(job):
+      return PREEMPTED
+    recipes = folder_lib.recipes(job.folder)
+  cells = study_lib.cells(study, range(job.seeds), recipes)
+  if not work(job, cells):
+    return PREEMPTED
+  write_tables(job.folder, study)
+  job.screen.say(f'study {study.name}: all {len(cells)} cells are done')
+  return FINISHED
+
+
+def tune(job: Job) -> bool:
+  """tuning.json, made, or taken from the study; False when stopped."""
+  path = job.folder / folder_lib.TUNING
+  if path.exists():
+    return True
+  if job.tuned and tuning.fits(job.study, job.tuned):
+    job.screen.say('learning rates: as committed with the study')
+    folder_lib.write_text(path, job.tuned)
+    return True
+  if job.tuned:
+    job.screen.say('learning rates: the committed ones are of other configs')
+  grids = tuning.first_grids(job.study)
+  while True:
+    cells = [cell for grid in grids.values() for cell in grid.cells(job.study)]
+    if not work(job, cells):
+      return False
+    wider = tuning.extended(job.study, grids, functools.partial(_loss, job))
+    if wider == grids:
+      break
+    grids = wider
+  body = tuning.chosen(job.study, grids, functools.partial(_loss, job))
+  folder_lib.write_json(path, body)
+  return True
+
+
+def _loss(job: Job, cell: Cell) -> float:
+  """On validation, of a tuning cell; a diverged one is the worst."""
+  result = folder_lib.read_result(job.folder, cell)
+  if result is None:
+    raise ConfigError(f'{job.folder}: tuning cell {cell.identity} is missing')
+  if result.diverged:
+    return float(result.body['metrics']['unigram_loss'])
+  return float(result.body['metrics']['validation_loss'])
+
+
+def work(job: Job, cells: Sequence[Cell]) -> bool:
+  """Run cells until all are done, by whomever; False when stopped.
+
+  A batch whose program this worker has compiled goes first, then those that
+  nobody compiles at this moment, then those of its own shard.
+  """
+  order = {chunk.name: n for n, chunk in enumerate(chunks(cells))}
+  done: set[str] = set()
+  compiled: set[str] = set()
+
+  def pending() -> list[Chunk]:
+    for cell in cells:
+      if cell.identity not in done and folder_lib.is_done(job.folder, cell):
+        done.add(cell.identity)
+    job.screen.cells(cells, done)
+    found = [
+      chunk
+      for chunk in chunks(cells)
+      if any(cell.identity not in done for cell in chunk.cells)
+    ]
+    busy = {chunk.group for chunk in found if _is_held(job, chunk)}
+    return sorted(
+      found,
+      key=lambda chunk: (
+        chunk.group not in compiled,
+        chunk.group in busy,
+        order[chunk.name] % job.shard.of != job.shard.number,
+      ),
+    )
+
+  while found := pending():
+    for chunk in found:
+      if job.stop():
+        return False
+      with _held(job, chunk) as mine:
+        if mine:
+          compiled.add(chunk.group)
+          if not run_chunk(job, chunk):
+            return False
+          break
+    else:
+      # All that is left is in other hands; one of them may yet be killed.
+      threading.Event().wait(WAIT)
+  return True
+
+
+@contextlib.contextmanager
+def _held(job: Job, chunk: Chunk) -> Iterator[bool]:
+  """Whether this worker has the batch now; it keeps it for the block."""
+  place = job.folder / 'populations' / chunk.name
+  place.mkdir(parents=True, exist_ok=True)
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(lock.held(place, stale=job.stale))
+      mine = True
+    except ConfigError:
+      mine = False
+    yield mine
+
+
+def _is_held(job: Job, chunk: Chunk) -> bool:
+  return (job.folder / 'populations' / chunk.name / lock.NAME).exists()
+
+
+def run_chunk(job: Job, chunk: Chunk) -> bool:
+  """Train what is not done of a batch, write results; False when stopped."""
+  place = job.folder / 'populations' / chunk.name
+  pending = [
+    cell for cell in chunk.cells if not folder_lib.is_done(job.folder, cell)
+  ]
+  if not pending:
+    return True
+  for cell in pending:
+    folder_lib.clear(job.folder, cell)
+  cells = _trained_together(place, chunk, pending)
+  corpus = _corpus(cells[0].config.data, job.screen.say)
+  members = [
+    Member(cell.config, _member_folder(job, place, cell, pending))
+    for cell in cells
+  ]
+  probing = Probing(job.study, members, corpus)
+  in_turn = platform() in MEMBERS
+  outcomes = replicas.train(
+    members,
+    corpus,
+    folder=place,
+    platform=platform(),
+    room=chunk.room if in_turn else len(members),
+    watcher=Watcher(
+      stop=job.stop,
+      evaluated=probing.look,
+      progress=job.screen.steps,
+      say=job.screen.say,
+    ),
+  )
+  if outcomes is None:
+    return False
+  for n, cell in enumerate(cells):
+    if cell in pending:
+      body = result_of(job.study, members[n], outcomes[n], corpus)
+      body['probes'] = probing.series(n)
+      folder_lib.write_result(job.folder, cell, body)
+  for path in place.iterdir():
+    if path.is_dir():
+      shutil.rmtree(path)
+    elif path.name != lock.NAME:
+      path.unlink()
+  return True
+
+
+def _trained_together(
+  place: pathlib.Path, chunk: Chunk, pending: Sequence[Cell]
+) -> list[Cell]:
+  """Who was trained here before a kill, if that holds all that is pending.
+
+  A kill between two results leaves a checkpoint of more members than are
+  still to be written.
+  """
+  path = place / 'members.json'
+  if path.exists():
+    names = json.loads(path.read_text(encoding='utf-8'))
+    before = [cell for cell in chunk.cells if cell.identity in names]
+    if set(pending) <= set(before):
+      return before
+  folder_lib.write_json(path, [cell.identity for cell in pending])
+  return list(pending)
+
+
+def _member_folder(
+  job: Job, place: pathlib.Path, cell: Cell, pending: Sequence[Cell]
+) -> pathlib.Path:
+  """The cell's; one that has its result is not written to again."""
+  if cell in pending:
+    return folder_lib.begin(job.folder, job.study, cell)
+  scratch = place / 'done' / cell.identity
+  scratch.mkdir(parents=True, exist_ok=True)
+  return scratch
+
+
+def write_tables(folder: pathlib.Path, study: Study) -> None:
+  """results.csv and summary.json, from result files."""
+  results = folder_lib.read_results(folder, study)
+  folder_lib.write_text(folder / folder_lib.TABLE, folder_lib.table(results))
+  rows = conclusion.summary(study, results)
+  folder_lib.write_json(folder / folder_lib.SUMMARY, rows)

@@ -1,0 +1,87 @@
+"""What a person sees of a study under way: cells done, time left, the table."""
+
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation.study import Cell
+
+EVERY = 10.0  # seconds between lines while a population trains
+
+
+class Screen:
+  """Lines on stderr; quiet ones say only what must be read."""
+
+  def __init__(self, folder: pathlib.Path, name: str, *, quiet: bool) -> None:
+    self.folder, self.name, self.quiet = folder, name, quiet
+    self._done = self._all = -1
+    self._begun = self._shown = time.monotonic()
+    self._first: int | None = None
+    self._made = self._left = 0
+
+  def say(self, text: str) -> None:
+    """A line that stays."""
+    if not self.quiet:
+      print(text, file=sys.stderr, flush=True)
+
+  def cells(self, cells: Sequence[Cell], done: set[str]) -> None:
+    """What is done, of all workers; prints where that is news."""
+    every = {cell.identity: cell for cell in cells}
+    steps = [c.config.train.steps for i, c in every.items() if i not in done]
+    self._left = sum(steps)
+    if (len(done & set(every)), len(every)) == (self._done, self._all):
+      return
+    if len(every) != self._all:
+      self._first, self._begun = None, time.monotonic()
+    self._done, self._all = len(done & set(every)), len(every)
+    self._made = 0
+    if self._first is None:
+      self._first = self._done
+    self.say(self._line())
+    if 0 < self._done < self._all:
+      self.say(table(self.folder, list(every.values())))
+
+  def steps(self, count: int) -> None:
+    """Steps that members of this worker made."""
+    self._made += count
+    now = time.monotonic()
+    if now - self._shown > EVERY:
+      self.say(self._line())
+      self._shown = now
+
+  def _line(self) -> str:
+    text = f'{self.name}: {self._done} of {self._all} cells'
+    made = self._done - (self._first or 0)
+    if made > 0:
+      seconds = time.monotonic() - self._begun
+      left = seconds / made * (self._all - self._done)
+      text += f', about {max(1, round(left / 60))} min left'
+    return text + (f', {self._made:,} steps into the next' * (self._made > 0))
+
+
+def table(folder: pathlib.Path, cells: Sequence[Cell]) -> str:
+  """Means so far: arm, runs, loss and accuracy at the last step."""
+  rows: dict[str, list[tuple[float, float]]] = {}
+  diverged: dict[str, int] = {}
+  for cell in cells:
+    name = folder_lib.label(cell)
+    rows.setdefault(name, [])
+    result = folder_lib.read_result(folder, cell)
+    if result is not None and result.diverged:
+      diverged[name] = diverged.get(name, 0) + 1
+    elif result is not None:
+      found = result.body['metrics']
+      rows[name].append((found['loss'], found['accuracy']))
+  width = max(map(len, rows), default=0)
+  lines = [f'  {"":{width}}  runs   loss  accuracy']
+  for name, found in rows.items():
+    loss, accuracy = np.mean(found, axis=0) if found else (math.nan, math.nan)
+    line = f'  {name:{width}}  {len(found):4}  {loss:5.3f}     {accuracy:5.1%}'
+    failed = diverged.get(name, 0)
+    lines.append(line + (f'  {failed} diverged' if failed else ''))
+  return '\n'.join(lines)

@@ -1,0 +1,160 @@
+"""Which learning rate each arm is given: a grid, its edges, the basin (pure
+but for the loss, which is asked for).
+
+A variant that was given the baseline's rate can lose for that alone. So each
+arm gets its own, chosen on validation over seeds that are used for nothing
+else; and how wide the basin of good rates is says how much care it needs.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from transformer_jax.ablation import study as study_lib
+from transformer_jax.ablation.study import Cell, Overrides, Study
+
+FACTOR = 2.0  # between neighbouring rates
+MOST_EXTENSIONS = 3  # rates that are added on each side, at most
+TOLERANCE = 0.05  # nats a token above the best that still count as good
+RATE, WARMUP = 'optim.learning_rate', 'optim.warmup_steps'
+
+Loss = Callable[[Cell], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """Rates and warmups of one arm."""
+
+  variant: str
+  rates: tuple[float, ...]
+  warmups: tuple[int, ...]
+  seeds: tuple[int, ...]
+
+  def recipes(self) -> list[Overrides]:
+    return [
+      {RATE: rate, WARMUP: warmup}
+      for warmup in self.warmups
+      for rate in self.rates
+    ]
+
+  def runs(self, study: Study, recipe: Overrides) -> list[Cell]:
+    return [
+      study_lib.cell(
+        study, self.variant, seed=seed, phase='tune', recipe=recipe
+      )
+      for seed in self.seeds
+    ]
+
+  def cells(self, study: Study) -> list[Cell]:
+    return [c for one in self.recipes() for c in self.runs(study, one)]
+
+
+def first_grids(study: Study) -> dict[str, Grid]:
+  """The declared grid, for each arm."""
+  rates = study.tuning
+  assert rates is not None
+  return {
+    arm.name: Grid(
+      arm.name, tuple(sorted(rates.rates)), rates.warmups, rates.seeds
+    )
+    for arm in study.arms
+  }
+
+
+def losses(study: Study, grid: Grid, loss: Loss) -> list[float]:
+  """Mean over tuning seeds, for each recipe."""
+  return [
+    float(np.mean([loss(cell) for cell in grid.runs(study, recipe)]))
+    for recipe in grid.recipes()
+  ]
+
+
+def best(study: Study, grid: Grid, loss: Loss) -> Overrides:
+  """The recipe of the least mean loss; of equals the first."""
+  return grid.recipes()[int(np.argmin(losses(study, grid, loss)))]
+
+
+def extended(
+  study: Study, grids: Mapping[str, Grid], loss: Loss
+) -> dict[str, Grid]:
+  """Grids with one more rate where the best lies on the edge, bounded."""
+  rates = study.tuning
+  assert rates is not None
+  low = min(rates.rates) / FACTOR**MOST_EXTENSIONS
+  high = max(rates.rates) * FACTOR**MOST_EXTENSIONS
+  found = {}
+  for name, grid in grids.items():
+    rate = float(best(study, grid, loss)[RATE])
+    more = grid.rates
+    if rate == grid.rates[0] and rate / FACTOR >= low * 0.999:
+      more = (rate / FACTOR, *more)
+    if rate == grid.rates[-1] and rate * FACTOR <= high * 1.001:
+      more = (*more, rate * FACTOR)
+    found[name] = dataclasses.replace(grid, rates=more)
+  return found
+
+
+def basin(rates: tuple[float, ...], loss: list[float]) -> float:
+  """Octaves around the best whose loss is within TOLERANCE of it.
+
+  Each rate stands for one factor of the grid, half to each side.
+
+  >>> basin((1.0, 2.0, 4.0, 8.0), [0.9, 0.51, 0.5, 0.52])
+  3.0
+  """
+  least = int(np.argmin(loss))
+  good = [x <= loss[least] + TOLERANCE for x in loss]
+  low = high = least
+  while low > 0 and good[low - 1]:
+    low -= 1
+  while high + 1 < len(good) and good[high + 1]:
+    high += 1
+  return math.log2(rates[high] / rates[low]) + math.log2(FACTOR)
+
+
+def chosen(
+  study: Study, grids: Mapping[str, Grid], loss: Loss
+) -> dict[str, Any]:
+  """What tuning.json says; it can be committed beside the study."""
+  found = {}
+  for name, grid in grids.items():
+    every = losses(study, grid, loss)
+    recipe = grid.recipes()[int(np.argmin(every))]
+    width = len(grid.rates)
+    row = grid.warmups.index(int(recipe[WARMUP]))
+    found[name] = dict(
+      recipe=dict(recipe),
+      basin_octaves=basin(grid.rates, every[row * width : (row + 1) * width]),
+      on_edge=recipe[RATE] in (grid.rates[0], grid.rates[-1])
+      and len(grid.rates) > 1,
+      grid=[
+        dict(rate=one[RATE], warmup=one[WARMUP], loss=value)
+        for one, value in zip(grid.recipes(), every, strict=True)
+      ],
+    )
+  return dict(
+    study=study.name,
+    essence=fingerprint(study),
+    tolerance=TOLERANCE,
+    seeds=list(grids[study.arms[0].name].seeds),
+    chosen=found,
+  )
+
+
+def fingerprint(study: Study) -> str:
+  """Of all that the choice depends on: configs of the arms, and the grid."""
+  configs = {
+    arm.name: study_lib.deviations(study_lib.arm_config(study, arm))
+    for arm in study.arms
+  }
+  rates = study.tuning and dataclasses.asdict(study.tuning)
+  return study_lib.digest([configs, rates])
+
+
+def fits(study: Study, text: str) -> bool:
+  """Whether a tuning.json is of this very study."""
+  return json.loads(text).get('essence') == fingerprint(study)

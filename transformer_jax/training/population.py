@@ -1,0 +1,366 @@
+"""Runs that share one program, trained as replicas of one compiled step.
+
+Members differ in their seed and in the numbers that the step takes traced
+(learning rate, dropout, ...). Each result is a function of its own config
+alone: who else is in the population, how it is cut into populations and where
+it was stopped change no bit of it on a CPU, where `lax.map` makes every member
+the lone run. Elsewhere `vmap` is quicker, and equal within rounding.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from transformer_jax import config as config_lib
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.data.batches import (
+  Batch,
+  Corpus,
+  Shape,
+  held_out_batches,
+  make_plan,
+)
+from transformer_jax.inference.evaluate import Scores, row_sums, summarise
+from transformer_jax.nn import implementations
+from transformer_jax.nn.transformer import Transformer, with_statistics
+from transformer_jax.training.loop import (
+  EVALUATION_TOKENS,
+  run_key,
+)
+from transformer_jax.training.state import (
+  Metrics,
+  Numbers,
+  State,
+  initial_state,
+  numbers,
+  program,
+  scales_of,
+  train_steps,
+)
+
+# Of the memory that is free, what a population may take.
+SHARE_OF_MEMORY = 0.8
+
+
+class Member(NamedTuple):
+  """A run: its config, and the folder that its metrics go to."""
+
+  config: Config
+  folder: pathlib.Path
+
+
+class Members(NamedTuple):
+  """The state of a population, every leaf with a leading R."""
+
+  states: State
+  diverged_R: Array  # int32, step; 0: not so far
+
+
+def can_share(config: Config) -> str:
+  """A text that is equal for runs that can be members of one population."""
+  own = program(config)
+  neutral = dataclasses.replace(own, decode=Config().decode)
+  return config_lib.to_json(neutral)
+
+
+def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Members one after the other: each is bitwise the lone call."""
+  return lambda *members: jax.lax.map(lambda one: function(*one), members)
+
+
+# How a platform's members go through one program.
+MAPS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+  'cpu': in_turn
+}
+
+
+def mapped(function: Callable[..., Any], platform: str) -> Callable[..., Any]:
+  """The function over a leading R of all its arguments."""
+  return MAPS.get(platform, jax.vmap)(function)
+
+
+def _finite(tree: Any) -> Array:
+  each = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]
+  return jnp.stack(each).all()
+
+
+def population_steps(
+  config: Config, model: Transformer, *, platform: str
+) -> Callable[
+  [Members, Batch, Array, Array, Numbers], tuple[Members, Metrics, Array]
+]:
+  """(members, batches, counts, keys, numbers) -> (members, metrics, bad_R).
+
+  As `train_steps`, every argument with a leading R. A member whose call gives
+  a number that is not finite keeps the state from before the call, is marked
+  with the step (bad_R, 0 for the others), and is left out of the calls that
+  follow, as is one whose count is 0.
+  """
+  steps = train_steps(config, model)
+
+  def one(state, diverged, batches, count, key, numbers):
+    frozen = diverged > 0
+    count = jnp.where(frozen, 0, count)
+    before = state.step
+    new, metrics = steps(state, batches, count, key, numbers)
+    # The metrics of steps that were not made are zeros.
+    sound_N = jnp.isfinite(metrics.losses.smoothed)
+    sound_N &= jnp.isfinite(metrics.gradient_norm)
+    # The last update has not met a loss yet.
+    sound = _finite((new.params, new.statistics))
+    last = before + jnp.maximum(count, 1)
+    first = before + 1 + jnp.argmin(sound_N).astype(jnp.int32)
+    bad = jnp.where(sound_N.all(), jnp.where(sound, 0, last), first)
+    bad = jnp.where(frozen, 0, bad)
+    diverged = diverged + bad
+    state = jax.tree.map(
+      lambda new, old: jnp.where(diverged > 0, old, new), new, state
+    )
+    return state, diverged, metrics, bad
+
+  over_members = mapped(one, platform)
+
+  def call(members, batches, count_R, key_R2, numbers_R):
+    states, diverged_R, metrics, bad_R = over_members(
+      members.states, members.diverged_R, batches, count_R, key_R2, numbers_R
+    )
+    return Members(states, diverged_R), metrics, bad_R
+
+  return call
+
+
+def stack(trees: Sequence[Any]) -> Any:
+  """Equal trees of numbers, one on top of the other: host arrays."""
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def stacked_numbers(configs: Sequence[Config]) -> Numbers:
+  """Numbers of the members, float32 with a leading R."""
+  each = [jax.tree.map(np.float32, numbers(config)) for config in configs]
+  return stack(each)
+
+
+def free_memory() -> int:
+  """Bytes that the default device could give now; 0: unknown."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and 'bytes_limit' in stats:
+    return stats['bytes_limit'] - stats.get('bytes_in_use', 0)
+  try:
+    with open('/proc/meminfo', encoding='ascii') as file:
+      lines = dict(line.split(':') for line in file)
+    return int(lines['MemAvailable'].split()[0]) * 1024
+  except (OSError, KeyError, ValueError):
+    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return max(pages, 0)
+
+
+class Programs(NamedTuple):
+  """What a population runs; `compiled` keeps the training calls by shape."""
+
+  model: Transformer
+  start: Any
+  step: Any
+  row_sums: Any
+  compiled: dict[Any, Any]
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(
+  config: Config, sizes: tuple[int, int], platform: str, room: int
+) -> Programs:
+  """One set for all populations of a program; room keys what is compiled."""
+  del room
+  attend = implementations.choose(config.model, platform=platform)
+  model = Transformer(config.model, *sizes, attend)
+
+  def scores(weights, numbers, source_BS, target_BT):
+    scales = scales_of(numbers)
+    return row_sums(model, weights, source_BS, target_BT, scales)
+
+  return Programs(
+    model,
+    jax.jit(initial_state(config, model)),
+    jax.jit(
+      population_steps(config, model, platform=platform), donate_argnums=0
+    ),
+    jax.jit(mapped(scores, platform)),
+    {},
+  )
+
+
+class Population:
+  """Members with their data and programs."""
+
+  def __init__(
+    self,
+    members: Sequence[Member],
+    corpus: Corpus,
+    platform: str,
+    room: int,
+  ) -> None:
+    """Checks that the members go together; compiles nothing yet.
+
+    Args:
+      members: share a program.
+      corpus: of all of them.
+      platform: of the device.
+      room: replicas of the program, at least as many as members. Where
+        members go in turn, an empty place costs memory and no time, and
+        populations of several sizes share one program.
+
+    Raises:
+      ConfigError: the members do not share a program.
+    """
+    self.members, self.corpus, self.room = members, corpus, room
+    shared = {can_share(member.config) for member in members}
+    if len(shared) != 1:
+      raise ConfigError(
+        f'a population of {len(shared)} programs: its members may differ in '
+        'their seed and in the numbers that a step takes traced'
+      )
+    configs = [member.config for member in members]
+    self.configs = configs + configs[:1] * (room - len(configs))
+    self.config, self.train = program(configs[0]), configs[0].train
+    self.plan = make_plan(corpus.train, self.config.data)
+    self.numbers = stacked_numbers(self.configs)
+    self.key_R2 = jnp.stack([run_key(config) for config in self.configs])
+    sizes = corpus.vocabularies
+    # Data and loop decide shapes and calls, not the programs.
+    own = Config(model=self.config.model, optim=self.config.optim)
+    self.programs = _programs(
+      own, (sizes.source.size, sizes.target.size), platform, room
+    )
+
+  def call(self, members: Members, step: int, count: int) -> Any:
+    """`count` steps of all members from `step`; see `population_steps`."""
+    arguments = (
+      *(members, self.batches(step, count), self.counts(count)),
+      *(self.key_R2, self.numbers),
+    )
+    return self._compiled(self.plan.shape(step), arguments)(*arguments)
+
+  def _compiled(self, shape: Shape, arguments: Any) -> Any:
+    key = (shape, self.config.data.batches_per_run)
+    compiled = self.programs.compiled
+    if key not in compiled:
+      compiled[key] = self.programs.step.lower(*arguments).compile()
+    return compiled[key]
+
+  def bytes(self) -> int:
+    """Memory of the widest training program with what it reads; 0: unknown."""
+    widest = max(self.plan.shapes, key=lambda shape: shape.slots)
+    rows = (self.room, self.config.data.batches_per_run, widest.rows)
+    batches = Batch(
+      np.zeros((*rows, widest.source_length), np.int32),
+      np.zeros((*rows, widest.target_length), np.int32),
+    )
+    arguments = (
+      *(jax.eval_shape(self.fresh), batches, self.counts(0)),
+      *(self.key_R2, self.numbers),
+    )
+    found = self._compiled(widest, arguments).memory_analysis()
+    if found is None:
+      return 0
+    whole = found.argument_size_in_bytes + found.output_size_in_bytes
+    return whole + found.temp_size_in_bytes - found.alias_size_in_bytes
+
+  def fresh(self) -> Members:
+    """All members before their first update."""
+    keys = list(self.key_R2)
+    states = jax.tree.map(
+      lambda *leaves: jnp.stack(leaves),
+      *[self.programs.start(key) for key in keys],
+    )
+    return Members(states, jnp.zeros((self.room,), jnp.int32))
+
+  def batches(self, step: int, count: int) -> Batch:
+    """[R, K, B, ...]: each member's own, those of one seed the same."""
+    room = self.config.data.batches_per_run
+    by_seed: dict[int, Batch] = {}
+    for config in self.configs:
+      seed = config.train.seed
+      if seed not in by_seed:
+        found = [self.plan.batch(seed, step + n) for n in range(count)]
+        by_seed[seed] = Batch(*stack(found + found[:1] * (room - count)))
+    return Batch(*stack([by_seed[c.train.seed] for c in self.configs]))
+
+  def counts(self, count: int) -> np.ndarray:
+    """[R], int32: empty places make no step."""
+    alive_R = np.arange(self.room) < len(self.members)
+    return np.where(alive_R, count, 0).astype(np.int32)
+
+  def steps_in_call(self, step: int) -> int:
+    train = self.train
+    return min(
+      self.plan.left_in_run(step),
+      train.steps - step,
+      train.evaluate_every - step % train.evaluate_every,
+      train.save_every - step % train.save_every,
+    )
+
+  def scores(self, members: Members, split: str) -> list[Scores]:
+    """Of every member on a held-out split, each pair once."""
+    batches = held_out_batches(
+      self.corpus.pairs(split), self.config.data, EVALUATION_TOKENS
+    )
+    states = members.states
+    weights = with_statistics(states.params, states.statistics)
+    rows = []
+    for _, batch in batches:
+      everyone = [
+        np.broadcast_to(side, (self.room, *side.shape)) for side in batch
+      ]
+      found = self.programs.row_sums(weights, self.numbers, *everyone)
+      rows.append(jax.device_get(found))
+    return [
+      summarise([jax.tree.map(lambda x, n=n: x[n], row) for row in rows])
+      for n in range(len(self.members))
+    ]
+
+  def weights(self, members: Members, n: int) -> dict:
+    """What `loss_function` takes, of a member."""
+    state = self.state(members, n)
+    return with_statistics(state.params, state.statistics)
+
+  def state(self, members: Members, n: int) -> State:
+    """The state of a member."""
+    return jax.tree.map(lambda x: x[n], members.states)
+
+
+def split(
+  members: Sequence[Member],
+  corpus: Corpus,
+  *,
+  platform: str,
+  room: int,
+  free: int,
+) -> list[Population]:
+  """One population, or several that each fit into `free` bytes (0: unknown).
+
+  Raises:
+    ConfigError: the members do not share a program.
+  """
+  whole = Population(members, corpus, platform, max(room, len(members)))
+  fits = not free or whole.bytes() <= SHARE_OF_MEMORY * free
+  if fits or whole.room == 1:
+    return [whole]
+  half = -(-whole.room // 2)
+  return [
+    population
+    for start in range(0, len(members), half)
+    for population in split(
+      members[start : start + half],
+      corpus,
+      platform=platform,
+      room=half,
+      free=free,
+    )
+  ]

@@ -1,0 +1,288 @@
+"""The loop of a population: step, evaluate, save, resume, results by member.
+
+As the loop of one run, but a member whose numbers are not finite stops alone.
+"""
+
+import hashlib
+import math
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from transformer_jax.data.batches import Corpus
+from transformer_jax.inference.evaluate import Scores
+from transformer_jax.training import population as population_lib
+from transformer_jax.training import record
+from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.loop import averages
+from transformer_jax.training.population import (
+  Member,
+  Members,
+  Population,
+)
+from transformer_jax.training.state import Metrics
+
+Say = Callable[[str], None]
+
+
+class Outcome(NamedTuple):
+  """What became of a member.
+
+  diverged_step: the first step whose loss, gradient or parameters are not
+    finite; None: it finished.
+  scores: on the test split at the last step; None where it diverged.
+  parameters: how many.
+  step_seconds: of this population's steps, for one member; nan where there
+    were too few to tell.
+  memory: bytes of the program, for one place in it.
+  """
+
+  diverged_step: int | None
+  scores: Scores | None
+  parameters: int
+  step_seconds: float
+  memory: int
+
+
+class Watcher(NamedTuple):
+  """Who is told what while a population trains.
+
+  stop: whether to save and leave.
+  evaluated: (step, member's number, its weights), also before the first step.
+  progress: (steps that members made since the last call).
+  say: a line that stays.
+  """
+
+  stop: Callable[[], int]
+  evaluated: Callable[[int, int, Any], None]
+  progress: Callable[[int], None]
+  say: Say
+
+
+def train(
+  members: Sequence[Member],
+  corpus: Corpus,
+  *,
+  folder: pathlib.Path,
+  platform: str,
+  room: int,
+  watcher: Watcher,
+) -> list[Outcome] | None:
+  """Train all members to their last step, or go on.
+
+  Args:
+    members: share a program, and go on from `folder` if they were here.
+    corpus: of all of them.
+    folder: of the population's checkpoints.
+    platform: of the device, cpu or another.
+    room: replicas that the program is compiled for.
+    watcher: see there.
+
+  Returns:
+    An outcome for each member; None when stopped by a signal, saved.
+
+  Raises:
+    ConfigError: the members do not share a program.
+    CheckpointError: a checkpoint could not be written.
+  """
+  parts = population_lib.split(
+    members,
+    corpus,
+    platform=platform,
+    room=room,
+    free=population_lib.free_memory(),
+  )
+  if len(parts) > 1:
+    watcher.say(
+      f'{len(members)} members do not fit into memory at once: '
+      f'{len(parts)} populations'
+    )
+  outcomes = []
+  for part in parts:
+    found = _Run(part, folder / _name(part), watcher).to_the_end()
+    if found is None:
+      return None
+    outcomes += found
+  return outcomes
+
+
+def _name(part: Population) -> str:
+  """Of the folder: another set of members never reads these checkpoints."""
+  text = repr([part.room, part.configs])
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Pending(NamedTuple):
+  """A call whose numbers are not read yet."""
+
+  step: int
+  count: int
+  metrics: Metrics
+  bad_R: Any
+
+
+class _Run:
+  """One population on its way."""
+
+  def __init__(
+    self, part: Population, folder: pathlib.Path, watcher: Watcher
+  ) -> None:
+    self.part = part
+    self.folder = folder
+    self.watcher = watcher
+    self.metrics = [record.Metrics(member.folder) for member in part.members]
+    self.checkpoints = Checkpoints(
+      folder / 'checkpoints',
+      keep_latest=1,
+      keep_best=0,
+      best_metric_mode='min',
+    )
+    self.diverged: list[int | None] = [None] * len(part.members)
+    self.seconds = 0.0
+    self.timed = 0
+
+  def start_or_resume(self) -> Members:
+    checkpoints = self.checkpoints
+    members: Members | None = None
+    if checkpoints.begun():
+      if checkpoints.good(1):
+        members = checkpoints.restore(jax.eval_shape(self.part.fresh))
+      else:
+        # Results are made of what is trained here, so beginning again is safe.
+        self.watcher.say(f'no good checkpoint in {self.folder}: from step 0')
+        shutil.rmtree(self.folder)
+    if members is None:
+      members = self.part.fresh()
+    else:
+      self.watcher.say(f'resumed at step {self.step_of(members)}')
+    step = self.step_of(members)
+    for n, marked in enumerate(np.asarray(members.diverged_R).tolist()):
+      if n < len(self.diverged):
+        self.diverged[n] = marked or None
+    for metrics in self.metrics:
+      metrics.cut_back(step)
+    return members
+
+  def step_of(self, members: Members) -> int:
+    """Of those that go on, which are all at one step."""
+    real = len(self.part.members)
+    return int(np.asarray(members.states.step)[:real].max(initial=0))
+
+  def alive(self) -> list[int]:
+    return [n for n, step in enumerate(self.diverged) if step is None]
+
+  def to_the_end(self) -> list[Outcome] | None:
+    """All outcomes; None when stopped and saved."""
+    members = self.start_or_resume()
+    step, train = self.step_of(members), self.part.train
+    if step == 0:
+      self.tell(0, members)
+    pending: _Pending | None = None
+    while step < train.steps and self.alive():
+      count = self.part.steps_in_call(step)
+      begun = time.monotonic()
+      members, metrics, bad_R = self.part.call(members, step, count)
+      # While these steps run, the numbers of those before are read.
+      self.read(pending)
+      pending = _Pending(step, count, metrics, bad_R)
+      step += count
+      due = step % train.evaluate_every == 0
+      last, stopping = step >= train.steps, bool(self.watcher.stop())
+      saving = step % train.save_every == 0 and not last
+      if due or last or stopping or saving:
+        self.read(pending)
+        pending = None
+        if due or last:
+          self.evaluate(step, members)
+      self.time(begun, count)
+      if (saving or stopping) and not last:
+        self.checkpoints.save(step, members, metric=None)
+      if stopping and not last:
+        self.checkpoints.wait()
+        return None
+    self.read(pending)
+    self.checkpoints.wait()
+    return self.outcomes(members)
+
+  def time(self, begun: float, count: int) -> None:
+    """The first call compiles and is not counted."""
+    if self.timed:
+      self.seconds += time.monotonic() - begun
+    self.timed += count if self.timed else 1
+
+  def read(self, pending: _Pending | None) -> None:
+    """The numbers of a call: who diverged, and lines of metrics."""
+    if pending is None:
+      return
+    found = jax.tree.map(np.asarray, pending.metrics)
+    bad_R = np.asarray(pending.bad_R)
+    alive = self.alive()
+    for n in alive:
+      if bad_R[n]:
+        self.diverged[n] = int(bad_R[n])
+        config = self.part.configs[n]
+        self.watcher.say(
+          f'seed {config.train.seed} diverged at step {bad_R[n]}: it stops, '
+          'the others go on'
+        )
+      self.metrics[n].append(self.rows(found, pending, n))
+    self.watcher.progress(pending.count * len(alive))
+
+  def rows(
+    self, found: Metrics, pending: _Pending, n: int
+  ) -> list[tuple[int, str, dict[str, float]]]:
+    """Lines of the steps that are due, up to a divergence."""
+    rows = []
+    for k in range(pending.count):
+      step = pending.step + k + 1
+      if step >= (self.diverged[n] or math.inf):
+        break
+      if step % self.part.train.log_every == 0:
+        values = averages(*(float(total[n, k]) for total in found.losses))
+        values |= dict(
+          gradient_norm=float(found.gradient_norm[n, k]),
+          learning_rate=float(found.learning_rate[n, k]),
+        )
+        rows.append((step, 'train', values))
+    return rows
+
+  def evaluate(self, step: int, members: Members) -> None:
+    """Validation of all that go on."""
+    scores = self.part.scores(members, self.part.config.data.validation_split)
+    for n in self.alive():
+      if np.isfinite(scores[n].loss):
+        values = {k: float(v) for k, v in scores[n]._asdict().items()}
+        self.metrics[n].append([(step, 'validation', values)])
+    self.tell(step, members)
+
+  def tell(self, step: int, members: Members) -> None:
+    for n in self.alive():
+      self.watcher.evaluated(step, n, self.part.weights(members, n))
+
+  def outcomes(self, members: Members) -> list[Outcome]:
+    """Of every member, after the last step."""
+    part = self.part
+    scores = part.scores(members, part.config.data.test_split)
+    params = jax.eval_shape(part.fresh).states.params
+    parameters = sum(x.size for x in jax.tree.leaves(params)) // part.room
+    steps = max(self.timed - 1, 0) * len(part.members)
+    each = self.seconds / steps if steps else float('nan')
+    found = []
+    for n, diverged in enumerate(self.diverged):
+      if diverged is None and not np.isfinite(scores[n].loss):
+        diverged = part.train.steps
+      found.append(
+        Outcome(
+          diverged_step=diverged,
+          scores=scores[n] if diverged is None else None,
+          parameters=parameters,
+          step_seconds=each,
+          memory=part.bytes() // part.room,
+        )
+      )
+    return found
