@@ -21,7 +21,7 @@ help:
 	@echo 'make faults     kills and damage, many times, as a table (slow)'
 	@echo 'make check      format, lint, types, fast tests: before a commit'
 	@echo 'make format     let ruff rewrite the files'
-	@echo 'make goldens    rewrite the expected configs of the presets'
+	@echo 'make goldens    rewrite what is expected of presets and choices'
 	@echo 'make ablation   set up, run the default study to its report'
 	@echo 'make clean      remove .venv and caches, never results'
 
@@ -63,6 +63,7 @@ format: $(READY)
 
 goldens: $(READY)
 	$(BIN)/python -m tests.test_config
+	$(BIN)/python -m tests.test_axes
 
 ablation: $(READY)
 	@$(BIN)/python -m experiments.ablate --study=$(STUDY) \

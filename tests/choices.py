@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from experiments.presets import PRESETS
-from transformer_jax.config import FIELDS, Config, override
+from transformer_jax.config import FIELDS, Config, difference, override
 from transformer_jax.data.batches import Batch
 from transformer_jax.nn import implementations, randomness
-from transformer_jax.nn.transformer import Transformer, with_statistics
+from transformer_jax.nn.transformer import (
+  Transformer,
+  initial_params,
+  with_statistics,
+)
 from transformer_jax.training.state import (
   State,
   initial_state,
@@ -120,3 +124,32 @@ def trained(path: str = '', choice: str = '') -> Case:
 @functools.cache
 def baseline() -> Case:
   return trained()
+
+
+@functools.cache
+def parameter_shapes(config: Config) -> dict[str, list[int]]:
+  """{path: shape} of what the model learns."""
+  draw = initial_params(config.model, source_vocabulary=V, target_vocabulary=V)
+  shapes = jax.eval_shape(draw, randomness.seed_key(0))
+  found, _ = jax.tree_util.tree_flatten_with_path(shapes)
+  return {
+    '/'.join(str(entry.key) for entry in path): list(leaf.shape)
+    for path, leaf in found
+  }
+
+
+def golden(path: str, choice: str) -> dict:
+  """What a choice makes of the base: config fields, parameters."""
+  config = override(base(), {path: choice})
+  before, after = parameter_shapes(base()), parameter_shapes(config)
+  return {
+    'fields': {
+      name: new for name, (_, new) in difference(base(), config).items()
+    },
+    'without': sorted(before.keys() - after.keys()),
+    'with': {
+      name: shape
+      for name, shape in sorted(after.items())
+      if before.get(name) != shape
+    },
+  }

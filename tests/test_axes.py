@@ -2,13 +2,23 @@
 
 import dataclasses
 import functools
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.choices import BATCH, V, baseline, each, neutral, trained
+from tests.choices import (
+  BATCH,
+  V,
+  baseline,
+  each,
+  golden,
+  neutral,
+  trained,
+)
 from transformer_jax.config import FIELDS
 from transformer_jax.inference.translate import STRATEGIES
 from transformer_jax.nn import (
@@ -54,6 +64,7 @@ TABLES = {
   'optim.schedule': (optim.SCHEDULES,),
   'decode.strategy': (STRATEGIES,),
 }
+GOLDENS = pathlib.Path(__file__).parent / 'goldens' / 'choices.json'
 CHOICES = each('model.', 'optim.')
 
 
@@ -61,6 +72,11 @@ CHOICES = each('model.', 'optim.')
 def test_a_table_has_exactly_the_choices(path):
   for table in TABLES[path]:
     assert set(table) == set(FIELDS[path].choices or ()) - {'same'}
+
+
+def test_each_choice_has_a_golden_and_no_golden_is_left_over():
+  names = [f'{path}={choice}' for path, choice in (c.values for c in CHOICES)]
+  assert sorted(json.loads(GOLDENS.read_text())) == sorted(names)
 
 
 @pytest.mark.parametrize('path, choice', CHOICES)
@@ -76,6 +92,9 @@ def test_a_choice_trains_differs_decodes_and_is_restored(
     for a, b in zip(before, after, strict=True)
   )
   assert same == neutral(path, choice)
+  # `make goldens` rewrites them; the diff then shows what changed.
+  wanted = json.loads(GOLDENS.read_text())[f'{path}={choice}']
+  assert golden(path, choice) == wanted
   keeps_the_initial_values_of_the_rest(case, path)
   decodes_with_a_cache_as_without(case)
   survives_checkpoint_and_restore(case, tmp_path)
@@ -152,3 +171,15 @@ def survives_checkpoint_and_restore(case, folder):
   assert jax.tree.structure(found) == jax.tree.structure(state)
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def rewrite_goldens() -> None:
+  found = {
+    f'{path}={choice}': golden(path, choice)
+    for path, choice in (case.values for case in CHOICES)
+  }
+  GOLDENS.write_text(json.dumps(found, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+  rewrite_goldens()
