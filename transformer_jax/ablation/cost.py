@@ -109,8 +109,8 @@ def of(config: Config, shape: Shape, *, rounds: int = 7) -> Cost:
   """Compiles and times one variant.
 
   Args:
-    config: its training step is compiled twice, layers as they are and
-      written out.
+    config: with several layers in a scan, its training step is compiled a
+      second time, for XLA to count.
     shape: of the batch; every position holds a token.
     rounds: steps to time, after one that is not.
   """
@@ -136,7 +136,7 @@ def of(config: Config, shape: Shape, *, rounds: int = 7) -> Cost:
     parameters=parts,
     flops_per_token=training_flops(config.model, shape) / tokens,
     products_per_token=products / tokens,
-    xla_flops_per_token=xla_flops(config, shape) / tokens,
+    xla_flops_per_token=xla_flops(config, shape, compiled) / tokens,
     peak_memory=need.peak,
     compile_seconds=compile_seconds,
     step_seconds=statistics.median(seconds),
@@ -200,12 +200,17 @@ def _times(
       yield time.perf_counter() - begin
 
 
-def xla_flops(config: Config, shape: Shape) -> float:
+def xla_flops(config: Config, shape: Shape, compiled: Any) -> float:
   """XLA's count of a training step whose layers are written out.
 
-  The chunks of the loss stay a loop: with more than one (`loss_chunk`) its
-  other chunks are missing here.
+  Of `compiled`, the step as it is, where that loops over neither layers nor
+  parts of the batch: a body that runs once is counted as often as it runs. The
+  chunks of the loss stay a loop: with more than one (`loss_chunk`) the others
+  are missing here.
   """
+  written_out = config.model.layers == 1 or config.model.layer_loop == 'unroll'
+  if written_out and config.optim.accumulate == 1:
+    return float(compiled.cost_analysis()['flops'])
   unrolled = dataclasses.replace(config.model, layer_loop='unroll')
   whole = dataclasses.replace(config.optim, accumulate=1)
   config = dataclasses.replace(config, model=unrolled, optim=whole)
@@ -213,8 +218,8 @@ def xla_flops(config: Config, shape: Shape) -> float:
   key = randomness.seed_key(0)
   state = jax.eval_shape(initial_state(config, model), key)
   arguments = abstract((state, full_batch(shape), key, numbers(config)))
-  compiled = _compile(train_step(config, model), arguments)
-  return float(compiled.cost_analysis()['flops'])
+  again = _compile(train_step(config, model), arguments)
+  return float(again.cost_analysis()['flops'])
 
 
 def decoding_rate(
