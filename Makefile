@@ -64,6 +64,7 @@ format: $(READY)
 goldens: $(READY)
 	$(BIN)/python -m tests.test_config
 	$(BIN)/python -m tests.test_axes
+	$(BIN)/python -m tests.training.test_sharding
 
 ablation: $(READY)
 	@$(BIN)/python -m experiments.ablate --study=$(STUDY) \

@@ -21,6 +21,7 @@ from typing import Any
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError, DataConfig
 from transformer_jax.inference import restore
+from transformer_jax.training import hosts
 from transformer_jax.training.guard import leave_on_signal
 
 EXTRA = (
@@ -31,6 +32,7 @@ EXTRA = (
   flags.Flag(
     'tokenize', str, '13a', "sacrebleu's tokenizer of raw text, as ko-mecab"
   ),
+  *hosts.FLAGS,
 )
 
 
@@ -119,6 +121,7 @@ def scores(
       pairs,
       vocabularies=run.vocabularies,
       max_tokens=run.config.decode.max_tokens,
+      layout=run.layout,
     )
   )
   say(f'loss {forced.loss:.4f}, accuracy {forced.accuracy:.4f}')
@@ -130,6 +133,7 @@ def scores(
     vocabularies=run.vocabularies,
     options=run.config.decode,
     progress=lambda done, total: say(f'translated {done:,} of {total:,}'),
+    layout=run.layout,
   )
   seconds = time.monotonic() - start
   return dict(
@@ -153,7 +157,8 @@ def results_path(workdir: str, name: str, result: dict[str, Any]) -> str:
 
 def main(config: Config, options: types.SimpleNamespace) -> None:
   """Score, print one line, keep it."""
-  with leave_on_signal():
+  hosts.start(options)
+  with leave_on_signal(), hosts.first_speaks():
     evaluate_run(config, options)
 
 
@@ -173,6 +178,8 @@ def evaluate_run(config: Config, options: types.SimpleNamespace) -> None:
     checkpoint_steps=run.steps,
     decode=dataclasses.asdict(config.decode),
   )
+  if not hosts.first():
+    return
   line = json.dumps(result, ensure_ascii=False)
   print(line, flush=True)
   path = pathlib.Path(results_path(options.workdir, name, result))

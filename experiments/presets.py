@@ -42,6 +42,7 @@ TEST: dict[str, int | float | str] = {
   'train.save_every': 8,
   'train.keep_latest': 3,
   'decode.beam_size': 2,
+  'mesh.data': 1,
 }
 
 # Symbols come back in reverse order: attention has to look from the other

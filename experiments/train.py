@@ -12,11 +12,16 @@ import types
 
 from transformer_jax import flags
 from transformer_jax.config import Config
+from transformer_jax.training import hosts
 
-EXTRA = (flags.Flag('workdir', str, '', 'folder of the run', required=True),)
+EXTRA = (
+  flags.Flag('workdir', str, '', 'folder of the run', required=True),
+  *hosts.FLAGS,
+)
 
 
 def main(config: Config, options: types.SimpleNamespace) -> int:
+  hosts.start(options)
   from transformer_jax.inference.evaluate import greedy_bleu
   from transformer_jax.training import peers
   from transformer_jax.training.loop import train

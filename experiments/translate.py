@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.inference import restore
+from transformer_jax.training import hosts
 from transformer_jax.training.guard import leave_on_signal
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 EXTRA = (
   flags.Flag('workdir', str, '', "the run's folder", required=True),
   flags.Flag('score', bool, False, 'score SOURCE<tab>TARGET lines instead'),
+  *hosts.FLAGS,
 )
 
 # Lines that are sorted by length together; their output is written before the
@@ -95,6 +97,7 @@ def translate(run: restore.Run, lines: Sequence[str]) -> None:
       options=run.config.decode,
       first_line=first,
       progress=progress,
+      layout=run.layout,
     )
     for line, hypotheses in enumerate(found.hypotheses, first):
       show(line, hypotheses, run.config.decode.n_best)
@@ -113,6 +116,7 @@ def score(run: restore.Run, pairs: Sequence[tuple[str, str]]) -> None:
       vocabularies=run.vocabularies,
       max_tokens=run.config.decode.max_tokens,
       first_line=part.start + 1,
+      layout=run.layout,
     )
     for pair in found:
       print(f'{pair.log_prob:.6f}\t{pair.log_prob / pair.tokens:.6f}')
@@ -121,8 +125,9 @@ def score(run: restore.Run, pairs: Sequence[tuple[str, str]]) -> None:
 
 def main(config: Config, options: types.SimpleNamespace) -> int:
   """Stdin to stdout, until the reader has enough."""
+  hosts.start(options)
   try:
-    with leave_on_signal():
+    with leave_on_signal(), hosts.first_speaks():
       translate_lines(config, options)
   except BrokenPipeError:
     # As `translate | head` leaves it. Python flushes stdout once more at exit.
@@ -133,7 +138,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
 def translate_lines(config: Config, options: types.SimpleNamespace) -> None:
   from transformer_jax.data.text import decoded_lines
 
-  lines = decoded_lines(sys.stdin.buffer, 'stdin')
+  lines = decoded_lines(hosts.shared(sys.stdin.buffer), 'stdin')
   pairs = pairs_of(lines) if options.score else []
   from transformer_jax.training.loop import use_compilation_cache
 

@@ -331,6 +331,23 @@ class DecodeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """The devices as a grid: how many of them share out each kind of axis.
+
+  The sizes multiply to the number of devices. One of them may be -1, which
+  takes what the others leave; all at 1 is the first device alone.
+  """
+
+  replica: int = number(1, 'members of a population', affects='run')
+  data: int = number(-1, 'rows of a batch; -1: what is left', affects='run')
+  fsdp: int = number(
+    1, 'rows, and with them parameters and moments', affects='run'
+  )
+  tensor: int = number(1, 'heads, feed-forward and vocabulary', affects='run')
+  sequence: int = number(1, 'positions of long sentences', affects='run')
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """One experiment."""
 
@@ -339,6 +356,7 @@ class Config:
   data: DataConfig = DataConfig()
   train: TrainConfig = TrainConfig()
   decode: DecodeConfig = DecodeConfig()
+  mesh: MeshConfig = MeshConfig()
 
 
 @dataclasses.dataclass(frozen=True)

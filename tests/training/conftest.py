@@ -22,14 +22,14 @@ PROGRAMS = ('initial_state', 'train_steps', 'loss_function')
 
 
 @functools.cache
-def program(name, model_config, optim, model):
-  return getattr(state, name)(Config(model=model_config, optim=optim), model)
+def program(name, model_config, optim, *rest):
+  return getattr(state, name)(Config(model=model_config, optim=optim), *rest)
 
 
 def remembered(name):
-  def get(config, model):
+  def get(config, *rest):
     optim = dataclasses.replace(config.optim, learning_rate=1.0)
-    return program(name, config.model, optim, model)
+    return program(name, config.model, optim, *rest)
 
   return get
 

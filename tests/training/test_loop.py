@@ -367,8 +367,8 @@ def poisoned(monkeypatch, *steps):
   """The loss of these steps is not a number, whatever their batch is."""
   made = loop.train_steps
 
-  def train_steps(config, model):
-    run = made(config, model)
+  def train_steps(config, model, layout):
+    run = made(config, model, layout)
 
     def call(state, batches, count, key, numbers):
       # The smoothing that makes a loss of NaN, in calls of one step.

@@ -27,8 +27,9 @@ from transformer_jax.inference.translate import translate_sentences
 from transformer_jax.nn import implementations
 from transformer_jax.nn.attention import Scales
 from transformer_jax.nn.transformer import Transformer, variables
+from transformer_jax.training import hosts, sharding
 from transformer_jax.training.loss import TokenLosses, token_losses
-from transformer_jax.training.state import loss_chunk
+from transformer_jax.training.state import ALONE, Alone, loss_chunk
 
 Params = Any
 
@@ -138,6 +139,7 @@ def score_pairs(
   vocabularies: Vocabularies,
   max_tokens: int,
   first_line: int = 1,
+  layout: Alone = ALONE,
 ) -> list[PairScore]:
   """The log-probability of each target given its source, in order.
 
@@ -148,6 +150,7 @@ def score_pairs(
     vocabularies: of the model.
     max_tokens: rows x the longer padded side of a batch.
     first_line: what an error calls the first pair.
+    layout: of sentences over devices.
 
   Raises:
     ConfigError: see `grouping.encode`.
@@ -164,10 +167,9 @@ def score_pairs(
   found = [PairScore(0.0, 0, 0)] * len(pairs)
   for group in group_by_length(lengths, max_tokens):
     width = min(group.width, longest(model.config) or group.width)
-    batch = [
-      pad([side[i] for i in group.ids], group.rows, width) for side in sides
-    ]
-    sums = jax.device_get(row_sums(model, params, *batch))
+    rows = layout.rows(group.rows)
+    batch = [pad([side[i] for i in group.ids], rows, width) for side in sides]
+    sums = hosts.fetch(row_sums(model, params, *layout.sentences(batch)))
     for i, loss, correct, tokens in zip(group.ids, *sums, strict=False):
       found[i] = PairScore(-float(loss), int(correct), int(tokens))
   return found
@@ -258,12 +260,14 @@ def greedy_bleu(
     platform = jax.local_devices()[0].platform
     attend = implementations.choose(config.model, platform=platform)
     sources, references = zip(*pairs, strict=True)
+    layout = sharding.layout(config.mesh)
     found = translate_sentences(
       Transformer(config.model, *sizes, attend),
-      params,
+      layout.to_decode(params),
       sources,
       vocabularies=vocabularies,
       options=options,
+      layout=layout,
       progress=lambda done, total: check(),
     )
     text = config.data.text

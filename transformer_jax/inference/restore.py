@@ -3,20 +3,22 @@
 JAX is imported where it is used: a wrong flag or folder is answered at once.
 """
 
+import dataclasses
 import pathlib
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transformer_jax.config import Config, ConfigError
+from transformer_jax.config import Config, ConfigError, MeshConfig
 from transformer_jax.training import record
 
 if TYPE_CHECKING:
   from transformer_jax.data.tokens import Vocabularies
   from transformer_jax.nn.transformer import Transformer
+  from transformer_jax.training.state import Alone
 
 # What may differ from the run's own config: how to decode, and where this
 # machine keeps its files.
-FREE = ('decode.', 'data.cache_dir', 'data.tfds_dir')
+FREE = ('decode.', 'mesh.', 'data.cache_dir', 'data.tfds_dir')
 
 
 class Run(NamedTuple):
@@ -27,6 +29,7 @@ class Run(NamedTuple):
   params: Any  # float32 arrays on the device, a nested dict
   vocabularies: 'Vocabularies'
   steps: list[int]  # the checkpoints that were averaged, newest first
+  layout: 'Alone'  # of parameters and sentences over devices
 
 
 def config_of(options: types.SimpleNamespace) -> Config:
@@ -43,9 +46,12 @@ def config_of(options: types.SimpleNamespace) -> Config:
     if not path.startswith(FREE):
       raise ConfigError(
         f'--{path} belongs to the run in {options.workdir} and stays as it '
-        'was trained; only decode.* flags may be given here'
+        'was trained; only decode.* flags and mesh.* may be given here'
       )
-  return config
+  # A run on one device is decoded on one, others by rows on all there are.
+  sizes = dataclasses.astuple(config.mesh)
+  mesh = config.mesh if sizes == (1,) * len(sizes) else MeshConfig()
+  return dataclasses.replace(config, mesh=mesh)
 
 
 def load_run(workdir: str, config: Config) -> Run:
@@ -71,6 +77,7 @@ def load_run(workdir: str, config: Config) -> Run:
     initial_weights,
     with_statistics,
   )
+  from transformer_jax.training import hosts, sharding
   from transformer_jax.training.checkpoint import Checkpoints, average
 
   folder = pathlib.Path(workdir).expanduser()
@@ -82,7 +89,8 @@ def load_run(workdir: str, config: Config) -> Run:
     keep_best=config.train.keep_best,
     best_metric_mode='min' if config.train.best_metric == 'loss' else 'max',
   )
-  steps = _steps(checkpoints, config)
+  with hosts.first_alone():
+    steps = _steps(checkpoints, config)
   if not steps:
     raise ConfigError(
       f'{workdir} has no {config.decode.checkpoint} checkpoint yet: train it '
@@ -98,7 +106,9 @@ def load_run(workdir: str, config: Config) -> Run:
   platform = jax.local_devices()[0].platform
   attend = implementations.choose(config.model, platform=platform)
   model = Transformer(config.model, *sizes, attend)
-  return Run(config, model, jax.device_put(params), vocabularies, steps)
+  layout = sharding.layout(config.mesh)
+  params = layout.to_decode(params)
+  return Run(config, model, params, vocabularies, steps, layout)
 
 
 def _steps(checkpoints: Any, config: Config) -> list[int]:

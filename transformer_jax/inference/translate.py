@@ -7,8 +7,6 @@ Sentences are translated in groups of like length and come back in order.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -25,6 +23,8 @@ from transformer_jax.inference.grouping import (
 from transformer_jax.inference.stepper import ModelStepper
 from transformer_jax.nn import randomness
 from transformer_jax.nn.transformer import Transformer
+from transformer_jax.training import hosts
+from transformer_jax.training.state import ALONE, Alone
 
 Params = Any
 Progress = Callable[[int, int], None]  # sentences done, sentences in all
@@ -81,7 +81,7 @@ def _sample(call: _Search, options: DecodeConfig) -> Hypotheses:
     *call[:4],
     length=call.length,
     id_B=call.id_B,
-    key=randomness.seed_key(options.seed),
+    key=np.asarray(randomness.seed_key(options.seed)),
     temperature=options.temperature,
     top_k=options.top_k,
     samples=options.n_best,
@@ -105,6 +105,7 @@ def translate_sentences(
   options: DecodeConfig,
   first_line: int = 1,
   progress: Progress = lambda done, total: None,
+  layout: Alone = ALONE,
 ) -> Translations:
   """Translates every sentence, whatever its length.
 
@@ -119,6 +120,7 @@ def translate_sentences(
     first_line: number of the first sentence: errors name it, and samples are
       drawn by it.
     progress: is told of each batch.
+    layout: of sentences over devices.
 
   Raises:
     ConfigError: see `grouping.encode`.
@@ -139,7 +141,10 @@ def translate_sentences(
     left = []
     for group in groups:
       group = group._replace(ids=[waiting[at] for at in group.ids])
-      result = _search(model, params, rows, group, options, first_line, extent)
+      group = group._replace(rows=layout.rows(group.rows))
+      result = _search(
+        model, params, rows, group, options, first_line, extent, layout
+      )
       spent += group.rows * int(result.steps_B.max())
       for at, i in enumerate(group.ids):
         if not result.done_B[at]:
@@ -168,6 +173,7 @@ def _search(
   options: DecodeConfig,
   first_line: int,
   extent: Callable[[int, DecodeConfig], int],
+  layout: Alone,
 ) -> Hypotheses:
   """Hypotheses of a group, on the host."""
   most = longest(model.config) or group.width + options.extra_length
@@ -178,15 +184,17 @@ def _search(
   limit_B = np.minimum(length_B + options.extra_length, most)
   id_B = np.zeros(group.rows, np.int32)
   id_B[: len(group.ids)] = np.array(group.ids) + first_line
+  limit_B = np.where(length_B > 0, limit_B, 0).astype(np.int32)
+  source_BS, limit_B, id_B = layout.sentences((source_BS, limit_B, id_B))
   call = _Search(
     ModelStepper(model),
     params,
-    jnp.asarray(source_BS),
-    jnp.asarray(np.where(length_B > 0, limit_B, 0), jnp.int32),
-    jnp.asarray(id_B),
+    source_BS,
+    limit_B,
+    id_B,
     min(extent(group.width, options), most),
   )
-  return jax.device_get(STRATEGIES[options.strategy][0](call, options))
+  return hosts.fetch(STRATEGIES[options.strategy][0](call, options))
 
 
 def _texts(

@@ -167,11 +167,17 @@ class Positions(Module):
 LAYER_LOOPS = {'scan': lambda layers: 1, 'unroll': lambda layers: layers}
 
 
+def unchanged(body: Callable) -> Callable:
+  """The body of a layer as it is."""
+  return body
+
+
 class Stack(Module):
   """N equal layers, their parameters one tree with a leading N."""
 
   layer: type[EncoderLayer] | type[DecoderLayer]
   mix: Callable[..., Array]
+  around: Callable[[Callable], Callable]
 
   def setup(self):
     one = self.layer(self.config, self.mix, parent=None)
@@ -221,6 +227,7 @@ class Stack(Module):
       x_BTD, kept = apply(layer, x_BTD, inputs, within(dropout, n))
       return x_BTD, (kept, layer.variables.get('statistics', {}))
 
+    body = self.around(body)
     if self.config.remat == 'layer':
       body = jax.checkpoint(body)
     numbers_N = jnp.arange(self.config.layers)
@@ -246,11 +253,14 @@ class Transformer(Module):
       embeddings are tied.
     attend: computes `attention.attention`, in its way; see
       `implementations.choose`.
+    around: given the body of the scan over layers, (x_BTD, (number,
+      parameters, inputs)) -> (x_BTD, kept), gives another; by default itself.
   """
 
   source_vocabulary: int
   target_vocabulary: int
   attend: Callable[..., Array] = attention.attention
+  around: Callable[[Callable], Callable] = unchanged
 
   def setup(self):
     c = self.config
@@ -268,8 +278,8 @@ class Transformer(Module):
       )
     self.source_positions = Positions(c, 'encoder')
     self.target_positions = Positions(c, 'decoder')
-    self.encoder = Stack(c, EncoderLayer, self.attend)
-    self.decoder = Stack(c, DecoderLayer, self.attend)
+    self.encoder = Stack(c, EncoderLayer, self.attend, self.around)
+    self.decoder = Stack(c, DecoderLayer, self.attend, self.around)
     if c.norm_order == 'pre':
       self.encoder_norm = Norm(c)
       self.decoder_norm = Norm(c)

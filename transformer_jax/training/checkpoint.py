@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from transformer_jax.config import ConfigError
-from transformer_jax.training import manifest, noise
+from transformer_jax.training import hosts, manifest, noise
 
 SAVING = '.saving'
 REMOVED = '.removed'
@@ -69,15 +69,6 @@ def _reason(error: Exception) -> str:
   if code is not None:
     return os.strerror(int(code[1]))
   return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _agreed(value: int) -> int:
-  """The first process decides for all of them."""
-  if jax.process_count() == 1:
-    return value
-  from jax.experimental import multihost_utils
-
-  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def _kind(leaf: Any) -> str:
@@ -175,12 +166,13 @@ class Checkpoints:
     try:
       if jax.process_index() == 0:
         self._sweep()
-      if _agreed(int(step in self.steps())):
+      if hosts.agreed(step in self.steps()):
         return
       if jax.process_index() == 0:
         if (self.folder / str(step)).exists():
           self._set_aside(step, manifest.damage(self.folder / str(step)))
         saving.mkdir(parents=True)
+      hosts.agreed(0)  # It is there before anyone writes into it.
       with context:
         response = ocp.save_async(saving / ARRAYS, by_path(state))
     except (OSError, ValueError) as error:
@@ -207,7 +199,7 @@ class Checkpoints:
       if first:
         self._sweep()
         place.mkdir(parents=True)
-      _agreed(0)
+      hosts.agreed(0)
       _orbax().save(place / ARRAYS, {least: leaves[least]})
       if first:
         manifest.write(place, step=0, metric=None)
@@ -300,7 +292,7 @@ class Checkpoints:
     """
     if step is None:
       first = jax.process_index() == 0
-      step = _agreed(next(iter(self.good(1)), -1) if first else -1)
+      step = hosts.agreed(next(iter(self.good(1)), -1) if first else -1)
       if step < 0:
         aside = ', '.join(self._aside()) or 'nothing'
         raise CheckpointError(

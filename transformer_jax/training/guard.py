@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from transformer_jax.training import hosts
 
 FINISHED, PREEMPTED = 0, 75  # exit codes of the public contract
 STUCK = 70  # of the watchdog: a crash, as every code but 0, 2 and 75
@@ -24,8 +26,14 @@ def stop_signal() -> Iterator[Callable[[], int]]:
   """Number of the signal that asked to stop, 0 if none did.
 
   SIGTERM and SIGUSR1 come before a preemption: the loop saves and leaves. A
-  second one does what it did before.
+  second one does what it did before. Of several processes one may get it: all
+  of them hear of it at the same call.
   """
+  if hosts.several():
+    # JAX's own service takes SIGTERM and tells the others.
+    with _handled(lambda _: signal.raise_signal(signal.SIGTERM), SIGNALS[1:]):
+      yield hosts.preemption()
+    return
   caught = [0]
 
   def note(number: int) -> None:
@@ -54,7 +62,9 @@ def leave_on_signal() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handled(act: Callable[[int], None]) -> Iterator[None]:
+def _handled(
+  act: Callable[[int], None], signals: Sequence[signal.Signals] = SIGNALS
+) -> Iterator[None]:
   """The first signal to `act`; those after it to who had them before."""
   before = {}
 
@@ -64,7 +74,7 @@ def _handled(act: Callable[[int], None]) -> Iterator[None]:
     act(number)
 
   try:
-    for number in SIGNALS:
+    for number in signals:
       before[number] = signal.signal(number, handle)
   except ValueError:  # Not the main thread: signals are its business.
     pass

@@ -24,9 +24,9 @@ from transformer_jax.data.batches import (
   make_plan,
   open_corpus,
 )
-from transformer_jax.nn import implementations, randomness
+from transformer_jax.nn import randomness
 from transformer_jax.nn.transformer import Transformer, with_statistics
-from transformer_jax.training import lock, record
+from transformer_jax.training import hosts, lock, record, ring, sharding
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.guard import (
   FINISHED,
@@ -38,6 +38,7 @@ from transformer_jax.training.guard import (
 from transformer_jax.training.loss import LossSums
 from transformer_jax.training.progress import Progress
 from transformer_jax.training.state import (
+  Alone,
   Metrics,
   State,
   initial_state,
@@ -68,6 +69,7 @@ class Run(NamedTuple):
   checkpoints: Checkpoints
   metrics: record.Metrics
   progress: Progress
+  layout: Alone
 
 
 def train(config: Config, *, workdir: str, bleu: Bleu | None = None) -> int:
@@ -86,7 +88,7 @@ def train(config: Config, *, workdir: str, bleu: Bleu | None = None) -> int:
     TrainingError: the loss is not a number, or the disk is full.
     CheckpointError: a checkpoint could not be written or read.
   """
-  progress = Progress(workdir, config.train.steps)
+  progress = Progress(workdir, config.train.steps, silent=not hosts.first())
   try:
     with progress, stop_signal() as stop, sole_writer(workdir):
       run = set_up(config, workdir, progress)
@@ -108,7 +110,7 @@ def train(config: Config, *, workdir: str, bleu: Bleu | None = None) -> int:
 def sole_writer(workdir: str) -> contextlib.AbstractContextManager[None]:
   """The folder, held by the process that writes there."""
   folder = record.open_folder(workdir)
-  if jax.process_index():
+  if not hosts.first():
     return contextlib.nullcontext()
   return lock.held(folder)
 
@@ -116,13 +118,17 @@ def sole_writer(workdir: str) -> contextlib.AbstractContextManager[None]:
 def set_up(config: Config, workdir: str, progress: Progress) -> Run:
   """Folder, data, model and checkpoints, in this order."""
   use_compilation_cache(config)
-  folder = record.open_folder(workdir)
-  record.admit(folder, config)
-  corpus = open_corpus(config.data, workdir=str(folder), progress=progress.say)
-  fingerprints = dict(
-    data=corpus.fingerprint, vocabulary=corpus.vocabularies.fingerprint
-  )
-  record.admit_data(folder, fingerprints)
+  layout = sharding.layout(config.mesh)
+  with hosts.first_alone():
+    folder = record.open_folder(workdir)
+    record.admit(folder, config)
+    corpus = open_corpus(
+      config.data, workdir=str(folder), progress=progress.say
+    )
+    fingerprints = dict(
+      data=corpus.fingerprint, vocabulary=corpus.vocabularies.fingerprint
+    )
+    record.admit_data(folder, fingerprints)
   plan = make_plan(corpus.train, config.data)
   for shape in plan.shapes:
     if shape.rows % config.optim.accumulate:
@@ -130,8 +136,8 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
         f'optim.accumulate={config.optim.accumulate} does not divide the '
         f'{shape.rows} rows of a batch; a power of two up to 8 does'
       )
-  served = implementations.serve(
-    config.model, platform=jax.local_devices()[0].platform
+  served = ring.serve(
+    config.model, layout, platform=jax.local_devices()[0].platform
   )
   progress.say(f'attention: {served.why}')
   model = Transformer(
@@ -139,10 +145,12 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
     corpus.vocabularies.source.size,
     corpus.vocabularies.target.size,
     served.attend,
+    layout.around,
   )
   # Not before everything is admitted: a refused config leaves no trace.
   description = record.describe(config, fingerprints)
-  record.write_atomically(folder / 'config.json', description)
+  if hosts.first():
+    record.write_atomically(folder / 'config.json', description)
   checkpoints = Checkpoints(
     folder / 'checkpoints',
     keep_latest=config.train.keep_latest,
@@ -159,6 +167,7 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
     checkpoints,
     record.Metrics(folder),
     progress,
+    layout,
   )
 
 
@@ -169,36 +178,41 @@ def use_compilation_cache(config: Config) -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
 
 
-def run_key(config: Config) -> jax.Array:
-  """The one key of a run: of initial values and dropout."""
+def run_key(config: Config) -> np.ndarray:
+  """The one key of a run: of initial values and dropout.
+
+  It lies on the host, for every device to take it from there.
+  """
   key = randomness.seed_key(config.train.seed)
   noise = config.train.noise_seed
-  return randomness.at(key, f'noise {noise}') if noise else key
+  return np.asarray(randomness.at(key, f'noise {noise}') if noise else key)
 
 
 def start_or_resume(run: Run) -> State:
   """The newest good checkpoint, or step 0."""
-  # Placed as a restored state is, for a resumed run to run the same program.
-  place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  start = jax.jit(initial_state(run.config, run.model), out_shardings=place)
-  abstract = jax.eval_shape(start, run_key(run.config))
+  initial = initial_state(run.config, run.model)
+  abstract = jax.eval_shape(initial, run_key(run.config))
+  places = run.layout.at_rest(abstract)
+  start = jax.jit(initial, out_shardings=places)
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract.params))
   run.progress.say(
     f'{count:,} parameters, {len(run.plan.shapes)} batch shapes, '
     f'{run.plan.padding:.1%} padding'
   )
   # A run whose checkpoints are all bad does not begin again without a word.
-  if run.checkpoints.begun():
-    state = run.checkpoints.restore(abstract)
+  if hosts.agreed(run.checkpoints.begun()):
+    state = run.checkpoints.restore(sharding.placed(abstract, places))
     run.progress.say(f'resumed at step {int(state.step)}')
   else:
     state = start(run_key(run.config))
-  run.metrics.cut_back(int(state.step))
+  if hosts.first():
+    run.metrics.cut_back(int(state.step))
   return state
 
 
 def finished(run: Run, step: int) -> bool:
-  return step >= run.config.train.steps or out_of_patience(run)
+  done = step >= run.config.train.steps or out_of_patience(run)
+  return bool(hosts.agreed(done))
 
 
 def out_of_patience(run: Run) -> bool:
@@ -233,7 +247,8 @@ def evaluate_saved(
 ) -> None:
   """The evaluation that a signal had cut short, and its metric."""
   step = int(state.step)
-  run.metrics.cut_back(step, without='validation')
+  if hosts.first():
+    run.metrics.cut_back(step, without='validation')
   run.checkpoints.score(step, evaluate(step, state))
 
 
@@ -242,7 +257,11 @@ def go_on(
 ) -> int:
   """Steps from `state` to the end, or to a signal."""
   config = run.config
-  steps = jax.jit(train_steps(config, run.model), donate_argnums=0)
+  steps = jax.jit(
+    train_steps(config, run.model, run.layout),
+    donate_argnums=0,
+    **run.layout.outputs(state),
+  )
   key, traced = run_key(config), numbers(config)
   evaluate = evaluation(run, stop, bleu)
   step = int(state.step)
@@ -257,8 +276,8 @@ def go_on(
   pending: tuple[int, int, Metrics] | None = None
   while True:
     count = steps_in_call(run, step)
-    batches = stacked(run, step, count)
-    state, metrics = steps(state, batches, jnp.int32(count), key, traced)
+    batches = run.layout.batch(stacked(run, step, count))
+    state, metrics = steps(state, batches, np.int32(count), key, traced)
     # While these steps run, the numbers of those before are read.
     write(run, pending)
     pending = (step, count, metrics)
@@ -283,7 +302,7 @@ def go_on(
       run.checkpoints.save(step, state, metric=metric)
     if stopping and not last:
       return preempted(run, step)
-    if last or (due and out_of_patience(run)):
+    if last or (due and hosts.agreed(out_of_patience(run))):
       run.checkpoints.wait()
       run.progress.say(f'finished at step {step}')
       return FINISHED
@@ -344,7 +363,8 @@ def write(run: Run, pending: tuple[int, int, Metrics] | None) -> None:
       )
       rows.append((step, 'train', values))
     run.progress.step(step, loss)
-  run.metrics.append(rows)
+  if hosts.first():
+    run.metrics.append(rows)
   run.progress.show(rows, tokens)
 
 
@@ -405,10 +425,13 @@ def evaluation(
   split = config.data.validation_split
   if config.train.best_metric == 'bleu' and bleu is None:
     raise ConfigError('train.best_metric=bleu needs a scorer')
-  losses = jax.jit(loss_function(config, run.model))
-  held_out = held_out_batches(
-    run.corpus.pairs(split), config.data, EVALUATION_TOKENS
-  )
+  losses = jax.jit(loss_function(config, run.model, run.layout))
+  held_out = [
+    run.layout.batch(batch)
+    for _, batch in held_out_batches(
+      run.corpus.pairs(split), config.data, EVALUATION_TOKENS
+    )
+  ]
 
   def check() -> None:
     if stop():
@@ -418,7 +441,7 @@ def evaluation(
     # Summed on the host in float64: the order of batches is fixed.
     total = [0.0] * len(LossSums._fields)
     weights = with_statistics(state.params, state.statistics)
-    for _, batch in held_out:
+    for batch in held_out:
       check()
       sums = losses(weights, batch, None, numbers(config))
       total = [a + float(b) for a, b in zip(total, sums, strict=True)]
@@ -429,7 +452,8 @@ def evaluation(
       pairs = run.corpus.references(split)
       values[best_metric(config)] = bleu(weights, run.corpus, pairs, check)
     rows = [(step, 'validation', values)]
-    run.metrics.append(rows)
+    if hosts.first():
+      run.metrics.append(rows)
     run.progress.show(rows, 0.0)
     return values[best_metric(config)]
 

@@ -81,7 +81,9 @@ class Events:
 class Progress:
   """A line on stderr, rewritten in place on a terminal, and event files."""
 
-  def __init__(self, workdir: str, steps: int):
+  def __init__(self, workdir: str, steps: int, *, silent: bool = False):
+    """Of a run of `steps`; silent in the processes that leave it to another."""
+    self._silent = silent
     self._folder = pathlib.Path(workdir).expanduser() / 'events'
     self._steps = steps
     self._events: Events | None = None
@@ -105,6 +107,8 @@ class Progress:
 
   def say(self, text: str) -> None:
     """A line that stays."""
+    if self._silent:
+      return
     self._end_line()
     print(text, file=sys.stderr, flush=True)
 
@@ -116,6 +120,8 @@ class Progress:
 
   def show(self, rows: Rows, tokens: float) -> None:
     """Rows of the metrics file, and the target tokens trained on since."""
+    if self._silent:
+      return
     now = time.monotonic()
     if tokens:
       self._tokens += tokens

@@ -49,7 +49,8 @@ def open_folder(workdir: str) -> pathlib.Path:
     ConfigError: it cannot be made or written to.
   """
   folder = pathlib.Path(workdir).expanduser()
-  trial = folder / '.trial'
+  # Several processes may try at once.
+  trial = folder / f'.trial{os.getpid()}'
   try:
     folder.mkdir(parents=True, exist_ok=True)
     trial.write_bytes(b'x' * 4096)

@@ -144,15 +144,77 @@ def loss_chunk(tokens: int, vocabulary: int) -> int:
   return -(-tokens // (8 * parts)) * 8
 
 
+def batch_cross_entropy(
+  h_BTD: Array, w_VD: Array, target_BT: Array, smoothing: Array | float
+) -> LossSums:
+  """`projected_cross_entropy` of a batch, in parts of LOGITS_AT_ONCE."""
+  sums = projected_cross_entropy(
+    h_BTD.reshape(-1, h_BTD.shape[-1]),
+    w_VD,
+    target_BT.reshape(-1),
+    smoothing,
+    loss_chunk(target_BT.size, w_VD.shape[0]),
+  )
+  return cast(LossSums, sums)
+
+
+class Alone:
+  """How a step lies on one device. `sharding.Layout` lays it out on many."""
+
+  def at_rest(self, state: Any) -> Any:
+    """The place of each leaf of a state."""
+    # As a restored state lies, for a resumed run to run the same program.
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda _: place, state)
+
+  def outputs(self, state: Any) -> dict[str, Any]:
+    """Arguments of `jit` for what gives a state and numbers."""
+    del state
+    return {}
+
+  def parameters(self, params: Any) -> Any:
+    """Inside a step: the parameters, ready to be computed with."""
+    return params
+
+  def around(self, body: Callable) -> Callable:
+    """Inside a step: the body of a layer, see `Transformer`."""
+    return body
+
+  def cross_entropy(
+    self, h_BTD: Array, w_VD: Array, target_BT: Array, smoothing: Array | float
+  ) -> LossSums:
+    """Inside a step: `batch_cross_entropy`."""
+    return batch_cross_entropy(h_BTD, w_VD, target_BT, smoothing)
+
+  def batch(self, batch: Any) -> Any:
+    """Host arrays [..., B, T] as a step takes them."""
+    return batch
+
+  def rows(self, count: int) -> int:
+    """Rows that sentences to be decoded are padded to."""
+    return count
+
+  def sentences(self, tree: Any) -> Any:
+    """Host arrays [B, ...] as decoding takes them."""
+    return jax.tree.map(jnp.asarray, tree)
+
+  def to_decode(self, params: Any) -> Any:
+    """Parameters as decoding takes them."""
+    return jax.device_put(params)
+
+
+ALONE = Alone()
+
+
 def loss_function(
-  config: Config, model: Transformer
+  config: Config, model: Transformer, layout: Alone = ALONE
 ) -> Callable[[dict, NamedTuple, Array | None, Numbers], LossSums]:
   """(weights, batch, dropout key or None, numbers) -> LossSums of the batch.
 
   The weights are the parameters, or `with_statistics` of a model that has some;
   a batch norm takes its running moments.
   """
-  losses = _losses(config, model, mutable=False)
+  losses = _losses(config, model, layout, mutable=False)
 
   def evaluate(weights, batch, key, numbers):
     return losses(variables(weights), batch, key, numbers)[0]
@@ -161,13 +223,15 @@ def loss_function(
 
 
 def _losses(
-  config: Config, model: Transformer, *, mutable: bool
+  config: Config, model: Transformer, layout: Alone, *, mutable: bool
 ) -> Callable[..., tuple[LossSums, dict]]:
   """(variables, batch, dropout key or None, numbers) -> sums, statistics."""
   rates = ('dropout', 'attention_dropout', 'feed_forward_dropout')
   drops = any(getattr(config.model, rate) for rate in rates)
 
   def losses(variables, batch, key, numbers):
+    params = layout.parameters(variables['params'])
+    variables = variables | {'params': params}
     dropout = None
     if drops and key is not None:
       dropout = Dropout(
@@ -189,27 +253,21 @@ def _losses(
     )
     h_BTD, changed = found if mutable else (found, {})
     w_VD = cast(Array, model.apply(variables, method='unembed_VD'))
-    sums = projected_cross_entropy(
-      h_BTD.reshape(-1, h_BTD.shape[-1]),
-      w_VD,
-      target_BT.reshape(-1),
-      numbers.label_smoothing,
-      loss_chunk(target_BT.size, w_VD.shape[0]),
-    )
-    return cast(LossSums, sums), dict(changed.get(STATISTICS, {}))
+    sums = layout.cross_entropy(h_BTD, w_VD, target_BT, numbers.label_smoothing)
+    return sums, dict(changed.get(STATISTICS, {}))
 
   return losses
 
 
 def train_step(
-  config: Config, model: Transformer
+  config: Config, model: Transformer, layout: Alone = ALONE
 ) -> Callable[[State, NamedTuple, Array, Numbers], tuple[State, Metrics]]:
   """(state, batch, run's key, numbers) -> (state, metrics), pure.
 
   A step whose loss or gradient is not finite counts and changes nothing else:
   parameters and optimizer stay, the next step has the next batch.
   """
-  losses = _losses(config, model, mutable=True)
+  losses = _losses(config, model, layout, mutable=True)
   adam = _adam(config)
   schedule = optim.SCHEDULES[config.optim.schedule]
 
@@ -271,7 +329,7 @@ def train_step(
 
 
 def train_steps(
-  config: Config, model: Transformer
+  config: Config, model: Transformer, layout: Alone = ALONE
 ) -> Callable[
   [State, NamedTuple, Array, Array, Numbers], tuple[State, Metrics]
 ]:
@@ -282,7 +340,7 @@ def train_steps(
   step and a call of eight run the same program, so where the calls are cut (at
   a save, at the end) cannot change a bit.
   """
-  step = train_step(config, model)
+  step = train_step(config, model, layout)
 
   def steps(state, batches, count, key, numbers):
     room = jax.tree.leaves(batches)[0].shape[0]

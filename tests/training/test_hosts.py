@@ -1,0 +1,145 @@
+"""Several processes on loopback do what one does; checkpoints fit any mesh."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from launch import local
+from tests.training.conftest import arrays
+from transformer_jax.config import ConfigError
+from transformer_jax.training import hosts
+
+STEPS = 6
+
+
+@pytest.fixture(scope='module')
+def launched(config, tmp_path_factory):
+  """(workdir, processes, devices, module, *flags) -> its logs."""
+  root = pathlib.Path(__file__).parent.parent.parent
+
+  def run(workdir, processes, devices, module, *flags) -> list[str]:
+    logs = tmp_path_factory.mktemp('logs')
+    words = [sys.executable, '-m', module, f'--workdir={workdir}', *flags]
+    words += [f'--data.cache_dir={config.data.cache_dir}']
+    commands = local.ranks(
+      words, logs, processes=processes, devices=devices, platform='cpu'
+    )
+    own = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+    running = []
+    for command in commands:
+      with open(command.log, 'wb') as log:
+        running.append(
+          subprocess.Popen(
+            command.words,
+            cwd=root,
+            env=own | command.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+          )
+        )
+    codes = [process.wait(timeout=500) for process in running]
+    said = [command.log.read_text() for command in commands]
+    assert codes == [0] * processes, said
+    return said
+
+  return run
+
+
+def train(launched, workdir, processes, devices, *flags, steps=STEPS):
+  return launched(
+    *(workdir, processes, devices, 'experiments.train', '--preset=test'),
+    *('--train.save_every=2', '--train.evaluate_every=6'),
+    *('--train.log_every=1', f'--train.steps={steps}', *flags),
+  )
+
+
+def losses(workdir) -> list[float]:
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line)['loss'] for line in lines]
+
+
+def numbers(workdir, step) -> np.ndarray:
+  """Every float of a checkpoint, one after the other."""
+  found = arrays(workdir, step)
+  return np.concatenate(
+    [np.frombuffer(found[name], np.float32) for name in sorted(found)]
+  )
+
+
+@pytest.fixture(scope='module')
+def one(launched, tmp_path_factory):
+  """The run of one process on one device."""
+  workdir = tmp_path_factory.mktemp('one') / 'run'
+  train(launched, workdir, 1, 1)
+  return workdir
+
+
+def scores(launched, workdir, processes, devices) -> dict:
+  said = launched(workdir, processes, devices, 'experiments.evaluate')
+  assert sum('"loss"' in text for text in said) == 1
+  (path,) = (workdir / 'results').iterdir()
+  return json.loads(path.read_text())
+
+
+def test_two_processes_train_save_restore_and_decode_as_one(
+  launched, one, tmp_path
+):
+  two = tmp_path / 'run'
+  mesh = ('--mesh.data=-1', '--mesh.fsdp=2')
+  said = train(launched, two, 2, 2, *mesh, steps=4)
+  assert 'finished at step 4' in said[0] and 'step' not in said[1].split()
+  before = arrays(two, 4)
+  # Now on one process, where what was saved is read.
+  said = train(launched, two, 1, 2, *mesh)
+  assert 'resumed at step 4' in said[0]
+  assert arrays(two, 4) == before
+  np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+  found, wanted = scores(launched, two, 2, 1), scores(launched, one, 1, 1)
+  for name in ('bleu', 'chrf', 'exact', 'tokens', 'sentences', 'accuracy'):
+    assert found[name] == wanted[name], name
+  np.testing.assert_allclose(found['loss'], wanted['loss'], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_four_processes_and_back(launched, one, tmp_path):
+  run = tmp_path / 'run'
+  train(launched, run, 4, 2, '--mesh.data=-1', '--mesh.tensor=2', steps=2)
+  train(launched, run, 2, 4, '--mesh.sequence=2', '--mesh.fsdp=4', steps=4)
+  before = arrays(run, 4)
+  train(launched, run, 1, 1)
+  assert arrays(run, 4) == before
+  np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
+  np.testing.assert_allclose(numbers(run, 6), numbers(one, 6), atol=1e-4)
+
+
+def test_a_cluster_is_several_tasks_of_a_step():
+  step = {'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'n[1-2]'}
+  assert hosts.in_cluster(step | {'SLURM_NTASKS': '2'})
+  assert not hosts.in_cluster(step | {'SLURM_NTASKS': '1'})
+  assert hosts.in_cluster({'OMPI_COMM_WORLD_SIZE': '4'})
+  assert hosts.in_cluster({'TPU_WORKER_HOSTNAMES': 'a,b'})
+  assert not hosts.in_cluster({'TPU_WORKER_HOSTNAMES': 'localhost'})
+
+
+@pytest.mark.parametrize(
+  ('coordinator', 'processes', 'process', 'told'),
+  [
+    ('here:1', 0, -1, 'given together'),
+    ('', 2, 0, 'given together'),
+    ('here:1', 2, 2, 'count from 0'),
+    ('here', 2, 0, 'HOST:PORT'),
+  ],
+)
+def test_flags_that_do_not_go_together(coordinator, processes, process, told):
+  values = (coordinator, processes, process)
+  names = [flag.name for flag in hosts.FLAGS]
+  options = types.SimpleNamespace(**dict(zip(names, values, strict=True)))
+  with pytest.raises(ConfigError, match=told):
+    hosts.start(options)

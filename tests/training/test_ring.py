@@ -1,0 +1,86 @@
+"""Attention around a ring of devices is attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax.config import ConfigError, MeshConfig, ModelConfig
+from transformer_jax.nn import attention, randomness
+from transformer_jax.training import ring, sharding
+
+B, T, H, K = 4, 16, 4, 6
+
+
+def inputs(score, *, causal):
+  """q, k, v, w, bias and scale a head, from fixed numbers; and the mask."""
+  rng = np.random.default_rng(0)
+  S = T if causal else 24
+  q, k, v = (
+    np.float32(rng.normal(size=(B, length, H, K))) for length in (T, S, S)
+  )
+  shapes = {'': (), 'w_score_HK': (H, K), 'w_score_HKL': (H, K, K)}
+  w = np.float32(rng.normal(size=shapes[attention.SCORES[score].parameter]))
+  bias = np.float32(rng.normal(size=(H, T, S)))
+  scale = np.float32(rng.normal(size=(H,)))
+  if causal:
+    return (q, k, v, w, bias, scale), attention.causal_mask_BTS(T)
+  mask = np.ones((B, 1, S), bool)
+  mask[1, :, 5:] = False
+  mask[2] = False  # a row of padding
+  return (q, k, v, w, bias, scale), mask
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'score', 'causal'),
+  [
+    (dict(sequence=8), 'dot', True),
+    (dict(sequence=2, tensor=2, data=2), 'additive', True),
+    (dict(sequence=4), 'additive', False),
+    pytest.param(
+      dict(sequence=2, fsdp=2), 'general', False, marks=pytest.mark.slow
+    ),
+  ],
+)
+def test_values_and_gradients_are_those_of_the_formula(sizes, score, causal):
+  around = ring.Ring(sharding.make_mesh(MeshConfig(**sizes)))
+  arrays, mask = inputs(score, causal=causal)
+  key = np.asarray(randomness.seed_key(3))
+  weigh = np.float32(np.random.default_rng(1).normal(size=(B, T, H, K)))
+
+  def of(attend):
+    def value(q, k, v, w, bias, scale):
+      mixed = attend(
+        q,
+        k,
+        v,
+        mask,
+        scale=scale,
+        scores=attention.SCORES[score].scores,
+        w=w if w.ndim else None,
+        bias_HTS=bias,
+        drop=attention.Drop(key, 0.3),
+      )
+      return jnp.sum(mixed * weigh), mixed
+
+    both = jax.value_and_grad(value, argnums=tuple(range(6)), has_aux=True)
+    return jax.jit(both)(*arrays)
+
+  for found, wanted in zip(
+    jax.tree.leaves(of(around)),
+    jax.tree.leaves(of(attention.attention)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-4)
+
+
+def test_the_ring_serves_meshes_that_cut_sequences_only():
+  naive = ModelConfig(attention_implementation='naive')
+  cut = sharding.Layout(sharding.make_mesh(MeshConfig(sequence=8)))
+  whole = sharding.Layout(sharding.make_mesh(MeshConfig()))
+  found = ring.serve(ModelConfig(), cut, platform='cpu').attend
+  assert isinstance(found, ring.Ring)
+  found = ring.serve(naive, whole, platform='cpu').attend
+  assert found is attention.attention
+  with pytest.raises(ConfigError, match='attention_implementation=auto'):
+    ring.serve(naive, cut, platform='cpu')

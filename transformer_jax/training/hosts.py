@@ -1,0 +1,186 @@
+"""Several processes as one program: how they start, and who speaks.
+
+All processes run the same program on the same config; arrays are global. Only
+the first writes text, metrics and results. JAX is imported where it is used: a
+wrong flag is answered at once.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
+
+from transformer_jax.config import ConfigError
+from transformer_jax.flags import Flag
+
+FLAGS = (
+  Flag(
+    'distributed.coordinator',
+    str,
+    '',
+    'HOST:PORT of process 0 when there are several; a SLURM step, an MPI run '
+    'and a TPU pod are found without',
+  ),
+  Flag('distributed.processes', int, 0, 'how many there are'),
+  Flag('distributed.process', int, -1, 'the number of this one, from 0'),
+)
+
+# A process that died is missed after so long, and the others leave.
+HEARTBEAT_SECONDS = 10
+
+
+def start(options: types.SimpleNamespace) -> None:
+  """Joins the other processes, if flags or environment speak of any.
+
+  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say the same
+  as the flags. Call it before anything touches a device.
+
+  Raises:
+    ConfigError: the flags name some of address, number and count only.
+  """
+  given = vars(options)
+  environment = os.environ.get
+  coordinator = given['distributed.coordinator'] or environment(
+    'JAX_COORDINATOR_ADDRESS', ''
+  )
+  processes = given['distributed.processes'] or int(
+    environment('JAX_NUM_PROCESSES', 0)
+  )
+  process = given['distributed.process']
+  if process < 0:
+    process = int(environment('JAX_PROCESS_ID', -1))
+  named = bool(coordinator), processes > 0, process >= 0
+  if any(named) and not all(named):
+    raise ConfigError(
+      '--distributed.coordinator, .processes and .process are given together'
+    )
+  if all(named) and (process >= processes or ':' not in coordinator):
+    raise ConfigError(
+      f'--distributed.process={process} of {processes} at {coordinator}: '
+      'processes count from 0, and the address is HOST:PORT'
+    )
+  if not any(named) and not in_cluster(os.environ):
+    return
+  import jax
+
+  own: dict[str, Any] = dict(
+    coordinator_address=coordinator,
+    num_processes=processes,
+    process_id=process,
+  )
+  jax.distributed.initialize(
+    **(own if all(named) else {}),
+    heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+  )
+
+
+def in_cluster(environment: Mapping[str, str]) -> bool:
+  """Whether a scheduler started this process as one of several.
+
+  A shell inside an allocation is not: what srun, mpirun or a TPU pod sets for
+  each task has to be there.
+
+  >>> in_cluster({'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '2'})
+  False
+  """
+  slurm = 'SLURM_STEP_NODELIST' in environment
+  tasks = environment.get('SLURM_NTASKS', '1') if slurm else '1'
+  ranks = environment.get('OMPI_COMM_WORLD_SIZE', '1')
+  workers = environment.get('TPU_WORKER_HOSTNAMES', '').split(',')
+  return int(tasks) > 1 or int(ranks) > 1 or len(workers) > 1
+
+
+def several() -> bool:
+  """Whether there are other processes."""
+  # Not imported for this: `start` did, if there are any.
+  jax = sys.modules.get('jax')
+  return jax is not None and jax.process_count() > 1
+
+
+def first() -> bool:
+  """Whether this is the process that writes."""
+  jax = sys.modules.get('jax')
+  return jax is None or jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def first_speaks() -> Iterator[None]:
+  """What the other processes print on stdout goes nowhere."""
+  if first():
+    yield
+    return
+  with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+    yield
+
+
+def agreed(value: int) -> int:
+  """The first process decides for all of them."""
+  if not several():
+    return value
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def shared(file: IO[bytes]) -> IO[bytes]:
+  """The file, which the first process alone reads when there are several."""
+  if not several():
+    return file
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  data = file.read() if first() else b''
+  size = agreed(len(data))
+  own = np.frombuffer(data if first() else bytes(size), np.uint8)
+  whole = multihost_utils.broadcast_one_to_all(own) if size else own
+  return io.BytesIO(np.asarray(whole).tobytes())
+
+
+def preemption() -> Callable[[], int]:
+  """Number of the signal that asked to stop, 0 if none did yet.
+
+  To be called by all processes alike: one of them gets the signal, and all
+  are told at the same call.
+  """
+  from jax.experimental import multihost_utils
+
+  calls, caught = itertools.count(1), [0]
+
+  def stop() -> int:
+    if multihost_utils.reached_preemption_sync_point(next(calls)):
+      caught[0] = int(signal.SIGTERM)
+    return caught[0]
+
+  return stop
+
+
+@contextlib.contextmanager
+def first_alone() -> Iterator[None]:
+  """The first process goes through the block, then the others do.
+
+  What it made on disk they find made.
+  """
+  if not first():
+    agreed(0)
+  try:
+    yield
+  finally:
+    if first():
+      agreed(0)
+
+
+def fetch(tree: Any) -> Any:
+  """Arrays of the host, whole, on every process."""
+  import jax
+
+  if several():
+    from jax.experimental import multihost_utils
+
+    tree = multihost_utils.process_allgather(tree, tiled=True)
+  return jax.device_get(tree)

@@ -1,0 +1,206 @@
+"""Attention over a sequence that lies on several devices.
+
+Each device keeps its queries and passes its keys and values around a ring;
+what it reads of each shard is merged by maximum and sum, as between the tiles
+of `blockwise`. The backward pass goes around once more, the gradients of keys
+and values with them. So it serves every score that looks at one query and one
+key at a time (Liu et al. 2023, "Ring Attention with Blockwise Transformers").
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from transformer_jax.config import ConfigError, ModelConfig
+from transformer_jax.nn import blockwise, implementations
+from transformer_jax.nn.attention import Drop, dot_scores
+from transformer_jax.training.sharding import ROWS, Layout, spec
+from transformer_jax.training.state import Alone
+
+AXIS = 'sequence'
+
+
+def serve(
+  config: ModelConfig, layout: Alone, *, platform: str
+) -> implementations.Served:
+  """`implementations.serve`, or the ring where positions are shared out.
+
+  Raises:
+    ConfigError: an implementation is asked for that reads whole sequences.
+  """
+  if not isinstance(layout, Layout) or layout.mesh.shape[AXIS] == 1:
+    return implementations.serve(config, platform=platform)
+  if config.attention_implementation != 'auto':
+    raise ConfigError(
+      f'--mesh.sequence={layout.mesh.shape[AXIS]} has its own attention: take '
+      '--model.attention_implementation=auto'
+    )
+  return implementations.Served(Ring(layout.mesh), 'a ring of devices')
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+  """`attention.attention` for positions that lie along the axis `sequence`.
+
+  Called as every implementation is. The mesh axes divide the axes B, H, T and
+  S; masks and a bias come with all their keys.
+  """
+
+  mesh: Mesh
+
+  def __call__(
+    self,
+    q_BTHK: Array,
+    k_BSHK: Array,
+    v_BSHE: Array,
+    mask_BTS: Array,
+    *,
+    scale: Array | float,
+    scores: Callable[..., Array] = dot_scores,
+    w: Array | None = None,
+    bias_HTS: Array | None = None,
+    drop: Drop | None = None,
+  ) -> Array:
+    B, T = q_BTHK.shape[:2]
+    S = k_BSHK.shape[1]
+    mask_BTS = jnp.broadcast_to(mask_BTS, (*mask_BTS.shape[:2], S))
+    scale = jnp.asarray(scale, jnp.float32)
+    sizes = self.mesh.shape
+    rows, sequence, heads, _ = spec('BTHK', sizes)
+    mask_spec = P(
+      rows if mask_BTS.shape[0] == B > 1 else None,
+      sequence if mask_BTS.shape[1] == T > 1 else None,
+    )
+    inputs = blockwise.Inputs(q_BTHK, k_BSHK, v_BSHE, w, scale, bias_HTS)
+    places = [spec(letters, sizes) for letters in ('BTHK', 'BSHK', 'BSHE')]
+    places += [P(heads), P(heads) if scale.ndim else P(), P(heads, sequence)]
+    placed = blockwise.Inputs._make(places)
+    return jax.shard_map(
+      functools.partial(_own, scores, sizes[AXIS]),
+      mesh=self.mesh,
+      in_specs=(placed, mask_spec, P()),
+      out_specs=spec('BTHE', sizes),
+      check_vma=False,
+    )(inputs, mask_BTS, drop)
+
+
+def _own(
+  scores: Callable[..., Array],
+  devices: int,
+  inputs: blockwise.Inputs,
+  mask_BTS: Array,
+  drop: Drop | None,
+) -> Array:
+  """The part of one device, on its shards."""
+  form = blockwise.form_of(inputs, scores)
+  B, T, H, _ = inputs.q_BTHK.shape
+  # Where the shard lies in the whole: it decides which weights drop.
+  origin = blockwise.Origin(
+    b=jax.lax.axis_index(ROWS) * B,
+    h=jax.lax.axis_index('tensor') * H,
+    t=jax.lax.axis_index(AXIS) * T,
+  )
+  given = blockwise.Given(mask_BTS, drop, origin)
+  return _around((form, devices), inputs, given)
+
+
+def _at(
+  inputs: blockwise.Inputs, given: blockwise.Given, place: Array | int
+) -> tuple[blockwise.Inputs, blockwise.Given]:
+  """Bias and mask of the keys that lie on device `place` of the ring."""
+  S = inputs.k_BSHK.shape[1]
+
+  def cut(x: Array) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x, place * S, S, 2)
+
+  bias_HTS = inputs.bias_HTS
+  inputs = inputs._replace(bias_HTS=None if bias_HTS is None else cut(bias_HTS))
+  return inputs, given._replace(
+    mask_BTS=cut(given.mask_BTS), origin=given.origin._replace(s=place * S)
+  )
+
+
+def _next(tree: Any, devices: int) -> Any:
+  """To the following device of the ring."""
+  pairs = [(n, (n + 1) % devices) for n in range(devices)]
+  return jax.lax.ppermute(tree, AXIS, pairs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _around(
+  program: tuple[blockwise.Form, int],
+  inputs: blockwise.Inputs,
+  given: blockwise.Given,
+) -> Array:
+  return _forward(program, inputs, given)[0]
+
+
+def _forward(program, inputs, given):
+  form, devices = program
+  own = jax.lax.axis_index(AXIS)
+
+  def body(carry, turn):
+    done, keys_values = carry
+    k_BSHK, v_BSHE = keys_values = _next(keys_values, devices)
+    shard = inputs._replace(k_BSHK=k_BSHK, v_BSHE=v_BSHE)
+    found = blockwise.read(form, *_at(shard, given, (own - turn) % devices))
+    return (blockwise.merge(done, found), keys_values), None
+
+  done = blockwise.read(form, *_at(inputs, given, own))
+  start = done, (inputs.k_BSHK, inputs.v_BSHE)
+  (done, _), _ = jax.lax.scan(body, start, jnp.arange(1, devices))
+  mixed_BTHE = blockwise.finish(done, inputs.v_BSHE.dtype)
+  return mixed_BTHE, (inputs, given, done[:2], mixed_BTHE)
+
+
+def _backward(program, saved, cotangent_BTHE):
+  form, devices = program
+  inputs, given, statistics, mixed_BTHE = saved
+  own = jax.lax.axis_index(AXIS)
+
+  def part(shard, place):
+    """What the keys of device `place` have in the gradient; float32."""
+    found = blockwise.gradients(
+      form,
+      *_at(shard, given, place),
+      statistics,
+      mixed_BTHE,
+      cotangent_BTHE,
+    )
+    found = jax.tree.map(lambda x: x.astype(jnp.float32), found)
+    if found.bias_HTS is None:
+      return found
+    whole_HTS = jnp.zeros(inputs.bias_HTS.shape, jnp.float32)
+    S = inputs.k_BSHK.shape[1]
+    return found._replace(
+      bias_HTS=jax.lax.dynamic_update_slice_in_dim(
+        whole_HTS, found.bias_HTS, place * S, 2
+      )
+    )
+
+  def body(carry, turn):
+    total, shard = carry
+    # The gradients of keys and values travel with these.
+    dk, dv, k, v = _next(
+      (total.k_BSHK, total.v_BSHE, shard.k_BSHK, shard.v_BSHE), devices
+    )
+    total = total._replace(k_BSHK=dk, v_BSHE=dv)
+    shard = shard._replace(k_BSHK=k, v_BSHE=v)
+    found = part(shard, (own - turn) % devices)
+    return (jax.tree.map(jnp.add, total, found), shard), None
+
+  start = part(inputs, own), inputs
+  (total, _), _ = jax.lax.scan(body, start, jnp.arange(1, devices))
+  dk, dv = _next((total.k_BSHK, total.v_BSHE), devices)
+  total = total._replace(k_BSHK=dk, v_BSHE=dv)
+  return jax.tree.map(lambda x, like: x.astype(like.dtype), total, inputs), None
+
+
+_around.defvjp(_forward, _backward)
