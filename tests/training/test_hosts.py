@@ -38,7 +38,7 @@ def launched(config, tmp_path_factory):
           subprocess.Popen(
             command.words,
             cwd=root,
-            env=own | command.environment,
+            env={**own, **command.environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -61,8 +61,10 @@ def train(launched, workdir, processes, devices, *flags, steps=STEPS):
 
 
 def losses(workdir) -> list[float]:
+  """Of each training step; where a run ended it was validated as well."""
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  return [json.loads(line)['loss'] for line in lines]
+  rows = map(json.loads, lines)
+  return [row['loss'] for row in rows if row['split'] == 'train']
 
 
 def numbers(workdir, step) -> np.ndarray:

@@ -45,7 +45,7 @@ def inputs(score, *, causal):
 def test_values_and_gradients_are_those_of_the_formula(sizes, score, causal):
   around = ring.Ring(sharding.make_mesh(MeshConfig(**sizes)))
   arrays, mask = inputs(score, causal=causal)
-  key = np.asarray(randomness.seed_key(3))
+  key = randomness.seed_key(3)
   weigh = np.float32(np.random.default_rng(1).normal(size=(B, T, H, K)))
 
   def of(attend):
