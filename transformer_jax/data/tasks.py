@@ -214,36 +214,34 @@ def _sorted(symbols_BS: np.ndarray, length_B: np.ndarray) -> np.ndarray:
 def _recalled(numbers: np.ndarray, data: DataConfig) -> Rows:
   """`k3 5 k1 2 ? k1 k3` -> `2 5`: the value that went with each key.
 
-  The keys of a row differ and all are asked for, in an order of their own.
-  Values are drawn apart from keys and from each other: only the pairs tell.
+  The keys of a row differ; as many are asked for, each drawn apart, so that
+  one answer says nothing of the next. Values are drawn apart from keys and
+  from each other: only the pairs tell.
   """
   N, keys = data.task_max_length, data.task_symbols
   length_B = _lengths(numbers[:, 0], data)
-  key_bits, value_bits, order_bits = np.split(
+  key_bits, value_bits, asked_bits = np.split(
     numbers[:, 1:], [keys, keys + N], 1
   )
   key_BN = np.argsort(key_bits, axis=1, kind='stable')[:, :N]
   value_BN = below(value_bits, keys)
-  # An order of the pairs that are there: the others stand last.
-  beyond_BN = np.arange(N) >= length_B[:, None]
-  order_bits = np.where(beyond_BN, np.uint64(2**64 - 1), order_bits)
-  order_BN = np.argsort(order_bits, axis=1, kind='stable')
+  asked_BN = below(asked_bits, length_B[:, None])
 
   # Columns of pairs, then the mark, then the keys that are asked for.
   column_S = np.arange(3 * N + 1)
-  asked_BS = column_S - 2 * length_B[:, None] - 1
+  after_BS = column_S - 2 * length_B[:, None] - 1
   pair_BS = np.where(
-    asked_BS < 0,
+    after_BS < 0,
     np.minimum(column_S // 2, N - 1),
-    np.take_along_axis(order_BN, np.clip(asked_BS, 0, N - 1), axis=1),
+    np.take_along_axis(asked_BN, np.clip(after_BS, 0, N - 1), axis=1),
   )
   source_BS = keys + np.take_along_axis(key_BN, pair_BS, axis=1)
   value_BS = np.take_along_axis(value_BN, pair_BS, axis=1)
   source_BS = np.where(
-    (asked_BS < 0) & (column_S % 2 == 1), value_BS, source_BS
+    (after_BS < 0) & (column_S % 2 == 1), value_BS, source_BS
   )
-  source_BS = np.where(asked_BS == -1, 2 * keys, source_BS)
-  target_BT = np.take_along_axis(value_BN, order_BN, axis=1)
+  source_BS = np.where(after_BS == -1, 2 * keys, source_BS)
+  target_BT = np.take_along_axis(value_BN, asked_BN, axis=1)
   return Rows(source_BS, 3 * length_B + 1, target_BT, length_B)
 
 
@@ -301,7 +299,7 @@ TASKS: dict[str, Task] = {
     sources=lambda data: sum(
       math.perm(data.task_symbols, length)
       * data.task_symbols**length
-      * math.factorial(length)
+      * length**length
       for length in range(data.task_min_length, data.task_max_length + 1)
     ),
     columns=lambda data: 1 + data.task_symbols + 2 * data.task_max_length,
