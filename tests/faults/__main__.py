@@ -16,12 +16,14 @@ import tempfile
 import time
 from typing import NamedTuple
 
-from tests.faults import damage
+from tests.faults import damage, hosts
+from tests.faults.hosts import LEAVE_SECONDS
 from tests.faults.place import SAVE_EVERY, Place, interrupt, moments, same_run
 
 STEPS = 240
 KILLS, KILLS_A_RUN = 50, 10
 DAMAGES = 20
+LOSSES = 10
 
 
 class Row(NamedTuple):
@@ -98,7 +100,30 @@ def table(rows: list[Row]) -> str:
   return '\n'.join(lines)
 
 
-PARTS = {'kills': kills, 'damages': damages}
+def lost_hosts(unbroken: Place, rng: random.Random) -> list[Row]:
+  """SIGKILL to one of two processes; both are started again."""
+  unbroken = unbroken._replace(folder=unbroken.folder.with_name('two'))
+  assert hosts.finish(unbroken)
+  place = unbroken._replace(folder=unbroken.folder.with_name('two_lost'))
+  steps = sorted(rng.randrange(STEPS - 4 * SAVE_EVERY) for _ in range(LOSSES))
+  met = []
+  for step in steps:
+    found = hosts.lose_one(place, rng, step)
+    say(f'one of two at step {step}: {found}')
+    met += [found] * (found.killed != 0)
+  survived = len(met) * hosts.finish(place)
+  left = [
+    found
+    for found in met
+    if found.other != 0 and found.named and found.seconds <= LEAVE_SECONDS
+  ]
+  slowest = max(found.seconds for found in met)
+  note = f'the other left and named it {len(left)} times, within {slowest} s'
+  equal = len(met) * same_run(place, unbroken) if survived else 0
+  return [Row('one of two processes killed', len(met), survived, equal, note)]
+
+
+PARTS = {'kills': kills, 'damages': damages, 'hosts': lost_hosts}
 
 
 def main(parts: list[str]) -> int:
