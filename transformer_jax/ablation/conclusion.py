@@ -107,9 +107,9 @@ def comparisons(study: Study) -> list[Primary]:
   found = list(study.primary)
   have = {(one.variant, one.baseline, one.metric) for one in found}
   against = {one.variant: one.baseline for one in reversed(found)}
-  metrics = [
-    m for m in METRICS if m in AT_LAST_STEP or study.threshold is not None
-  ]
+  metrics = [*AT_LAST_STEP, *study.free_running]
+  if study.threshold is not None:
+    metrics.append('steps_to_threshold')
   for arm in study.arms:
     baseline = against.get(arm.name, study.arms[0].name)
     for metric in metrics:

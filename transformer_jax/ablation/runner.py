@@ -20,6 +20,7 @@ import jax
 from transformer_jax.ablation import conclusion, tuning
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import study as study_lib
+from transformer_jax.ablation.generating import Generating
 from transformer_jax.ablation.outcome import result_of
 from transformer_jax.ablation.probing import Probing
 from transformer_jax.ablation.screen import Screen
@@ -257,6 +258,12 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
     for cell in cells
   ]
   probing = Probing(job.study, members, corpus)
+  generating = Generating(job.study, members, corpus)
+
+  def look(step, n, weights):
+    probing.look(step, n, weights)
+    generating.look(step, n, weights)
+
   in_turn = platform() in MEMBERS
   outcomes = replicas.train(
     members,
@@ -266,7 +273,7 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
     room=chunk.room if in_turn else len(members),
     watcher=Watcher(
       stop=job.stop,
-      evaluated=probing.look,
+      evaluated=look,
       progress=job.screen.steps,
       say=job.screen.say,
     ),
@@ -276,6 +283,7 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
   for n, cell in enumerate(cells):
     if cell in pending:
       body = result_of(job.study, members[n], outcomes[n], corpus)
+      body['metrics'] |= generating.scores(n)
       body['probes'] = probing.series(n)
       folder_lib.write_result(job.folder, cell, body)
   for path in place.iterdir():

@@ -24,11 +24,14 @@ Phase = Literal['tune', 'paper', 'tuned']
 
 # How a metric is read: which way is better. `steps_to_threshold` is a time
 # that some runs never reach (the log-rank test judges it).
+# Scores of what the model writes by itself, which a study asks for by name.
+FREE_RUNNING = {'generated': 'higher', 'pronoun': 'higher'}
 METRICS = {
   'loss': 'lower',
   'accuracy': 'higher',
   'exact': 'higher',
   'steps_to_threshold': 'lower',
+  **FREE_RUNNING,
 }
 ROLES = ('', 'control', 'known_bad')
 FEWEST_TUNING_SEEDS = 3
@@ -82,6 +85,7 @@ class Study:
   arms: the first is the baseline.
   seeds: planned; runs have seeds 0 .. seeds - 1.
   looks: numbers of seeds at which the study is read; the last is `seeds`.
+  free_running: scores of generated text, names of FREE_RUNNING.
   threshold: validation loss, for the steps that a run takes to it.
   doc: the lab note.
   """
@@ -97,6 +101,7 @@ class Study:
   looks: tuple[int, ...]
   tuning: LearningRates | None = None
   probes: tuple[str, ...] = ()
+  free_running: tuple[str, ...] = ()
   threshold: float | None = None
   doc: str = ''
 
@@ -332,6 +337,12 @@ def find_arm(study: Study, name: str) -> Arm:
 
 
 def _check_primary(study: Study) -> None:
+  for name in study.free_running:
+    if name not in FREE_RUNNING:
+      raise ConfigError(
+        f'{_of(study)}: free_running {name} is not one of '
+        f'{", ".join(FREE_RUNNING)}{closest(name, FREE_RUNNING)}'
+      )
   if len(study.primary) > MOST_PRIMARY:
     raise ConfigError(
       f'{_of(study)} has {len(study.primary)} primary comparisons; at most '
@@ -346,6 +357,10 @@ def _check_primary(study: Study) -> None:
       raise ConfigError(
         f'{_of(study)}: metric {one.metric} is not one of {", ".join(METRICS)}'
         f'{closest(one.metric, METRICS)}'
+      )
+    if one.metric in FREE_RUNNING and one.metric not in study.free_running:
+      raise ConfigError(
+        f'{_of(study)}: metric {one.metric} must be among its free_running'
       )
     if one.better != METRICS[one.metric]:
       raise ConfigError(
@@ -494,6 +509,7 @@ def from_dict(body: Mapping[str, Any]) -> Study:
       'primary': tuple(Primary(**one) for one in body['primary']),
       'looks': tuple(body['looks']),
       'probes': tuple(body['probes']),
+      'free_running': tuple(body['free_running']),
       'tuning': LearningRates(
         **{name: tuple(values) for name, values in tuning.items()}
       )

@@ -44,6 +44,16 @@ METRICS = {
     {'en': 'steps', 'ko': '단계'},
     'lower',
   ),
+  'generated': Metric(
+    {'en': 'generated exactly', 'ko': '자유 생성 완전 일치율'},
+    {'en': '', 'ko': ''},
+    'higher',
+  ),
+  'pronoun': Metric(
+    {'en': 'pronouns right', 'ko': '대명사 정확도'},
+    {'en': '', 'ko': ''},
+    'higher',
+  ),
   'bleu': Metric(
     {'en': 'BLEU', 'ko': 'BLEU'}, {'en': 'points', 'ko': '점'}, 'higher'
   ),

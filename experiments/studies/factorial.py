@@ -1,0 +1,48 @@
+"""Is it the scale, or the initial values, or the learning rate?
+
+Dividing scores by sqrt(d_k) does three things at once: scores start smaller,
+gradients of W_Q are smaller, and Adam, which steps by sign, moves the scores
+more slowly. Folding the factor into the initial values of W_Q takes the first
+alone; folding it into W_Q's learning rate and Adam's epsilon as well is the
+paper's model again, number for number. Crossed with how queries and keys
+start: with fan-in values q k has the variance d_k of footnote 4; with Glorot
+values of a wide projection it is smaller, so less is left to be scaled.
+
+  python -m experiments.ablate --study=factorial --workdir=runs/factorial
+"""
+
+from experiments.small import SMALL
+from transformer_jax.ablation.study import (
+  Primary,
+  Study,
+  arms,
+  axis,
+  name_of,
+  product,
+)
+
+GRID = product(
+  axis('model.query_key_init', 'fan_in', 'fan_avg'),
+  axis('model.scale', 'rsqrt_d_k', 'none', 'folded_init', 'folded_init_rate'),
+)
+SCALED, UNSCALED, FOLDED, SAME = (name_of(one) for one in GRID[:4])
+
+STUDY = Study(
+  name='factorial',
+  question='Does the factor help, or the initial values and the learning '
+  'rate that come with it?',
+  paper='3.2.1, footnote 4; T5 folds the factor into the initialisation',
+  axes=('model.query_key_init', 'model.scale'),
+  # A power of four: its root is exact in binary.
+  baseline={**SMALL, 'model.d_k': 256},
+  arms=arms(GRID, roles={SAME: 'control'}),
+  primary=(
+    Primary(UNSCALED, SCALED, margin=0.05),
+    Primary(FOLDED, SCALED, margin=0.05),
+    Primary(FOLDED, UNSCALED, margin=0.05),
+    Primary(SAME, SCALED, margin=0.05),
+  ),
+  seeds=10,
+  looks=(5, 10),
+  threshold=1.0,
+)

@@ -1,0 +1,48 @@
+"""Why the residual sum is normed, by what, and on which side.
+
+Layer norm, root mean square, batch norm over the tokens of a batch (as some
+texts have it), none; after the sum as in the paper or before the sub-layer;
+and no residual sum at all. Expected: without a norm or a residual a model of
+four layers trains badly or diverges (divergence counts as the unigram loss and
+moves the study to ranks); batch norm couples the sentences of a batch and sees
+the future through its statistics, so that its training loss flatters it.
+
+What misleads here is the learning rate: pre-norm wants another one than
+post-norm, and a shorter warmup. So the study has two warmups in its grid, and
+its second verdict is the one to read.
+
+  python -m experiments.ablate --study=norms --workdir=runs/norms
+"""
+
+from experiments.small import SMALL
+from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
+
+STUDY = Study(
+  name='norms',
+  question='Why add and norm: which norm, where, and why the residual sum?',
+  paper='3.1: LayerNorm(x + Sublayer(x))',
+  axes=('model.norm', 'model.norm_order', 'model.residual'),
+  baseline={**SMALL, 'model.layers': 4},
+  arms=(
+    Arm('layer, post', {}),
+    Arm('layer, pre', {'model.norm_order': 'pre'}),
+    Arm('rms, post', {'model.norm': 'rms'}),
+    Arm('batch, post', {'model.norm': 'batch'}),
+    Arm('none', {'model.norm': 'none'}),
+    Arm('no residual', {'model.residual': 'none'}, 'known_bad'),
+  ),
+  primary=(
+    Primary('layer, pre', 'layer, post', margin=0.05),
+    Primary('rms, post', 'layer, post', margin=0.05),
+    Primary('batch, post', 'layer, post', margin=0.05),
+    Primary('none', 'layer, post', margin=0.05),
+  ),
+  seeds=8,
+  looks=(8,),
+  tuning=LearningRates(
+    rates=(1e-3, 2e-3, 4e-3, 8e-3),
+    warmups=(20, 200),
+    seeds=(100, 101, 102),
+  ),
+  threshold=1.0,
+)

@@ -1,0 +1,71 @@
+"""Every axis of the model, one choice at a time, against the paper's model.
+
+A map, not an answer: four comparisons are declared as primary, all others are
+intervals without a verdict. Where a choice needs company (a narrower embedding
+cannot be tied) it is given, and the name says so.
+
+  python -m experiments.ablate --study=one_factor --workdir=runs/one_factor
+"""
+
+from experiments.small import SMALL
+from transformer_jax.ablation.study import (
+  Primary,
+  Study,
+  arms,
+  chain,
+  one_factor,
+)
+
+AXES = (
+  'model.score',
+  'model.scale',
+  'model.query_key_init',
+  'model.projections',
+  'model.output_projection',
+  'model.causal_mask',
+  'model.norm',
+  'model.residual',
+  'model.norm_order',
+  'model.activation',
+  'model.position',
+  'model.position_join',
+  'model.tie',
+  'model.embedding_scale',
+  'model.initialization',
+)
+NARROW = {'model.tie': 'none', 'model.d_position': 8}
+BASELINE = {
+  **SMALL,
+  'model.heads': 2,
+  'model.d_k': 16,
+  'model.d_v': 16,
+  'model.max_positions': 256,
+}
+
+STUDY = Study(
+  name='one_factor',
+  question='What does each choice of the paper do, one at a time?',
+  paper='section 3, all of it',
+  axes=(*AXES, 'model.d_position'),
+  baseline=BASELINE,
+  arms=arms(
+    chain(
+      [{}],
+      one_factor(
+        BASELINE,
+        AXES,
+        needs={'model.position_join=concat_narrow': NARROW},
+      ),
+    ),
+    roles={'score=uniform': 'known_bad'},
+  ),
+  primary=(
+    Primary('scale=none', 'baseline', margin=0.05),
+    Primary('norm_order=pre', 'baseline', margin=0.05),
+    Primary('position=relative', 'baseline', margin=0.05),
+    Primary('residual=none', 'baseline', margin=0.05),
+  ),
+  seeds=5,
+  looks=(5,),
+  threshold=1.0,
+)

@@ -1,0 +1,42 @@
+"""Why queries, keys and values are three projections.
+
+One of them less, or none: queries and keys through one matrix make scores
+symmetric (a token looks at what looks at it); keys and values through one make
+what is found and what is said the same; attention on the embeddings themselves
+has no parameters but W_O. Expected: `reverse` asks a position to look at
+another one, so shared queries and keys cost most; shared keys and values cost
+little. A smaller feed-forward would be no control for a saved matrix, so the
+control is the paper's three with d_k cut to the same number of parameters.
+
+  python -m experiments.ablate --study=projections --workdir=runs/projections
+"""
+
+from experiments.small import SMALL
+from transformer_jax.ablation.study import Arm, Primary, Study
+
+STUDY = Study(
+  name='projections',
+  question='Why separate matrices for queries, keys and values?',
+  paper='3.2.2: queries, keys and values are projected with different, '
+  'learned linear projections',
+  axes=('model.projections', 'model.d_k', 'model.score'),
+  # H d_k = d_model, so that attention can read the embeddings themselves.
+  baseline={**SMALL, 'model.d_k': 32, 'model.d_v': 32},
+  arms=(
+    Arm('separate', {}),
+    Arm('shared query-key', {'model.projections': 'shared_query_key'}),
+    Arm('shared key-value', {'model.projections': 'shared_key_value'}),
+    Arm('identity', {'model.projections': 'identity'}),
+    # One matrix of D x d_k less: two of half the width are as many numbers.
+    Arm('separate, narrow', {'model.d_k': 16}, 'control'),
+    Arm('uniform', {'model.score': 'uniform'}, 'known_bad'),
+  ),
+  primary=(
+    Primary('shared query-key', 'separate', margin=0.05),
+    Primary('shared key-value', 'separate', margin=0.05),
+    Primary('identity', 'separate', margin=0.05),
+  ),
+  seeds=10,
+  looks=(5, 10),
+  threshold=1.0,
+)

@@ -1,0 +1,47 @@
+"""Are dropout and label smoothing needed?
+
+Asked on 2,000 pairs that are seen again and again: on unlimited data nothing
+overfits, and a study of regularisation there would find that it only costs.
+Expected: without dropout the held-out loss turns and rises; label smoothing
+costs held-out loss (which is measured without smoothing) and can still gain
+accuracy (5.4).
+
+  python -m experiments.ablate --study=regularisation \\
+    --workdir=runs/regularisation
+"""
+
+from experiments.small import SMALL
+from transformer_jax.ablation.study import Arm, Primary, Study
+
+STUDY = Study(
+  name='regularisation',
+  question='Are dropout 0.1 and label smoothing 0.1 needed?',
+  paper='5.4; Table 3 (D): dropout is very helpful in avoiding over-fitting',
+  axes=('model.dropout', 'optim.label_smoothing'),
+  baseline={
+    **SMALL,
+    'model.d_model': 64,
+    'model.d_ff': 128,
+    'model.dropout': 0.1,
+    'optim.label_smoothing': 0.1,
+    'data.task_train_size': 2000,
+    'train.steps': 2000,
+    'train.evaluate_every': 200,
+    'train.save_every': 1000,
+  },
+  arms=(
+    Arm('both', {}),
+    Arm('no dropout', {'model.dropout': 0.0}),
+    Arm('dropout 0.3', {'model.dropout': 0.3}),
+    Arm('no smoothing', {'optim.label_smoothing': 0.0}),
+    Arm('neither', {'model.dropout': 0.0, 'optim.label_smoothing': 0.0}),
+  ),
+  primary=(
+    Primary('no dropout', 'both', margin=0.02),
+    Primary('dropout 0.3', 'both', margin=0.02),
+    Primary('no smoothing', 'both', margin=0.02),
+    Primary('neither', 'both', margin=0.02),
+  ),
+  seeds=10,
+  looks=(5, 10),
+)

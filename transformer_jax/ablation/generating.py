@@ -1,0 +1,120 @@
+"""What a run does by itself at its last step: it writes, and where it looks.
+
+Teacher forcing shows each next token the right ones before it. Here the model
+reads its own: the only score that a leak from the future cannot flatter.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation.study import FREE_RUNNING, Study
+from transformer_jax.config import Config, DecodeConfig
+from transformer_jax.data.batches import Corpus
+from transformer_jax.inference.translate import translate_sentences
+from transformer_jax.nn import implementations
+from transformer_jax.nn.transformer import Transformer
+from transformer_jax.training.population import Member
+
+PAIRS = 256  # of the test split that are written
+SHOWN_SEED = 0  # whose attention is kept
+FOUND, MAPS = 'generated.json', 'attention.npz'
+
+
+def exact(
+  written: Sequence[str], references: Sequence[str], language: str
+) -> float:
+  """Share of sentences that are right to the last token."""
+  del language
+  pairs = zip(written, references, strict=True)
+  return sum(a == b for a, b in pairs) / len(references)
+
+
+def pronoun(
+  written: Sequence[str], references: Sequence[str], language: str
+) -> float:
+  """Share of pronouns of task:korean whose antecedent is still right."""
+  from transformer_jax.data.korean.score import score
+
+  bins = score(written, references, language).get('resolution', {})
+  asked = sum(tally.asked for tally in bins.values())
+  return sum(tally.right for tally in bins.values()) / asked if asked else 0.0
+
+
+# free_running of a study: (written, references, target language) -> score.
+SCORES: dict[str, Callable[..., float]] = {
+  'generated': exact,
+  'pronoun': pronoun,
+}
+
+
+class Generating:
+  """Translations and attention of each member after its last step."""
+
+  def __init__(
+    self, study: Study, members: Sequence[Member], corpus: Corpus
+  ) -> None:
+    self.names, self.members, self.corpus = study.free_running, members, corpus
+    split = members[0].config.data.test_split
+    self.pairs = corpus.references(split)[:PAIRS]
+
+  def look(self, step: int, n: int, weights: Any) -> None:
+    """To the member's folder, if it is the last step."""
+    member = self.members[n]
+    config = member.config
+    if step != config.train.steps:
+      return
+    sizes = self.corpus.vocabularies
+    platform = jax.local_devices()[0].platform
+    model = Transformer(
+      config.model,
+      sizes.source.size,
+      sizes.target.size,
+      implementations.choose(config.model, platform=platform),
+    )
+    if self.names:
+      scores = self._scores(config, model, weights)
+      folder_lib.write_json(member.folder / FOUND, scores)
+    if config.train.seed == SHOWN_SEED:
+      self._keep_maps(member, weights)
+
+  def _scores(
+    self, config: Config, model: Transformer, weights: Any
+  ) -> dict[str, float]:
+    sources, references = zip(*self.pairs, strict=True)
+    options = DecodeConfig(strategy='greedy')
+    found = translate_sentences(
+      model,
+      weights,
+      sources,
+      vocabularies=self.corpus.vocabularies,
+      options=options,
+    )
+    language = config.data.pair.rpartition('-')[2]
+    return {
+      name: SCORES[name](found.texts, references, language)
+      for name in self.names
+    }
+
+  def _keep_maps(self, member: Member, weights: Any) -> None:
+    """The same sentence in every arm: the first of the test split."""
+    from transformer_jax.inference import attend
+
+    sizes = self.corpus.vocabularies
+    model = Transformer(
+      member.config.model, sizes.source.size, sizes.target.size
+    )
+    maps = attend.attention_maps(
+      model, weights, self.pairs[0], vocabularies=sizes
+    )
+    attend.save(maps, member.folder / MAPS)
+
+  def scores(self, n: int) -> dict[str, float]:
+    """What `look` found of a member; empty where it diverged before."""
+    path = self.members[n].folder / FOUND
+    if not self.names or not path.exists():
+      return {}
+    return json.loads(path.read_text(encoding='utf-8'))

@@ -1,0 +1,151 @@
+"""The real training step, compiled before any device is asked for.
+
+For the devices at hand, or for a TPU slice that is not there: XLA's TPU
+compiler comes with libtpu and needs no TPU.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.data.batches import Batch
+from transformer_jax.nn import implementations
+from transformer_jax.nn.transformer import Transformer
+from transformer_jax.training import fit, program, sharding
+from transformer_jax.training.state import (
+  Numbers,
+  initial_state,
+  numbers,
+  train_step,
+)
+
+TOPOLOGIES = 'v5e:2x2, v5e:4x4, v5e:16x16, v5p:2x2x1, v6e:4x4'
+
+
+class Prediction(NamedTuple):
+  """What a step on these devices will need.
+
+  tokens: of the longer side in a batch, padding included.
+  device: rates and memory; None for a kind without published rates.
+  memory: bytes that one device has.
+  """
+
+  estimate: fit.Estimate
+  tokens: int
+  devices: int
+  kind: str
+  device: fit.Device | None
+  memory: float
+
+  @property
+  def fits(self) -> bool:
+    return self.estimate.peak <= self.memory
+
+
+def topology_devices(name: str) -> list[Any]:
+  """The chips of a TPU slice that need not exist, such as v5e:4x4.
+
+  Raises:
+    ConfigError: libtpu is not installed, or there is no such slice.
+  """
+  from jax.experimental import topologies
+
+  # Without these libtpu looks for the machine's own TPU, and reports at length
+  # that there is none.
+  for variable, value in {
+    'TPU_SKIP_MDS_QUERY': '1',
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+    'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+  }.items():
+    os.environ.setdefault(variable, value)
+  try:
+    found = topologies.get_topology_desc(platform='tpu', topology_name=name)
+  except Exception as error:  # Of whatever class libtpu and JAX raise.
+    text = (str(error) or type(error).__name__).splitlines()[0][:120]
+    raise ConfigError(
+      f'--topology={name} cannot be used ({text}); take one such as '
+      f"{TOPOLOGIES}; it needs pip install 'transformer_jax[tpu]'"
+    ) from None
+  return list(found.devices)
+
+
+def batch_shape(config: Config, length: int) -> tuple[int, int]:
+  """Rows and length of the batch of sentences this long."""
+  rows = config.data.max_tokens // length // 8 * 8
+  if rows < 8:
+    raise ConfigError(
+      f'data.max_tokens={config.data.max_tokens} does not hold 8 sentences '
+      f'of {length} tokens'
+    )
+  return rows, length
+
+
+def predict(
+  config: Config, *, vocabulary: int, length: int, devices: Sequence[Any]
+) -> Prediction:
+  """Compiles the step for `devices` and reads what it needs.
+
+  Args:
+    config: with its mesh.
+    vocabulary: pieces, of both sides.
+    length: tokens of a sentence in the batch, on both sides.
+    devices: at hand, or of a topology.
+
+  Raises:
+    ConfigError: the mesh does not suit the devices or the model.
+  """
+  first = devices[0]
+  layout = sharding.Layout(sharding.make_mesh(config.mesh, devices))
+  model = Transformer(
+    config.model,
+    vocabulary,
+    vocabulary,
+    attend=implementations.choose(config.model, platform=first.platform),
+    around=layout.around,
+  )
+  rows, length = batch_shape(config, length)
+  whole = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=layout.place(''))
+  state = jax.eval_shape(initial_state(config, model), whole)
+  state = jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=place
+    ),
+    state,
+    layout.at_rest(state),
+  )
+  side = jax.ShapeDtypeStruct(
+    layout.padded((rows, length)), jnp.int32, sharding=layout.place('BT')
+  )
+  traced = Numbers(*(jnp.float32(value) for value in numbers(config)))
+  arguments = state, Batch(side, side), whole, traced
+  step = train_step(config, model, layout)
+  compiled = jax.jit(step, donate_argnums=0).lower(*arguments).compile()
+  count = math.prod(layout.mesh.shape.values())
+  return Prediction(
+    fit.estimate(
+      compiled,
+      params=_on_one(state.params),
+      optimizer=_on_one(state.optimizer),
+      flops=program.flops(step, *arguments) / count,
+    ),
+    tokens=rows * length,
+    devices=count,
+    kind=first.device_kind,
+    device=fit.DEVICES.get(first.device_kind),
+    memory=fit.device_memory(first),
+  )
+
+
+def _on_one(tree: Any) -> Any:
+  """The part of each array that lies on one device."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.sharding.shard_shape(leaf.shape), leaf.dtype
+    ),
+    tree,
+  )
