@@ -202,6 +202,7 @@ def test_twins_differ_by_nothing(study, tmp_path):
     assert row['verdict'] in ('no verdict', 'not enough evidence')
 
 
+@pytest.mark.slow
 def test_rates_are_chosen_apart_and_committed(study, tmp_path):
   tuned = study_lib.check(
     dataclasses.replace(
