@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.presets import PRESETS
 from transformer_jax.ablation import folder as folder_lib
@@ -17,6 +19,7 @@ from transformer_jax.ablation import runner, tuning
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.ablation.screen import Screen
 from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
+from transformer_jax.training import population
 
 SMALL = {
   name: value
@@ -45,6 +48,18 @@ STUDY = Study(
   looks=(3,),
   threshold=2.0,
 )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def programs_as_in_a_worker():
+  """Whatever ran before: bits are compared with those of other processes."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  population._programs.cache_clear()
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update('jax_compilation_cache_dir', None)
+  population._programs.cache_clear()
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='module')
@@ -273,10 +288,11 @@ def killed_study(folder: pathlib.Path, cache: str, kills: int) -> None:
       if 'step' in line and left[number]:
         left[number] -= 1
         worker.kill()
-        worker.wait()
+        worker.communicate()
         workers[number] = start(number)
       elif not line:
-        assert worker.wait() == 0
+        worker.communicate()
+        assert worker.returncode == 0
         del workers[number]
 
 
