@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from transformer_jax.ablation import folder as folder_lib
-from transformer_jax.ablation.study import FREE_RUNNING, Study
+from transformer_jax.ablation.study import Study
 from transformer_jax.config import Config, DecodeConfig
 from transformer_jax.data.batches import Corpus
 from transformer_jax.inference.translate import translate_sentences

@@ -4,7 +4,6 @@ For the devices at hand, or for a TPU slice that is not there: XLA's TPU
 compiler comes with libtpu and needs no TPU.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,11 +13,9 @@ import jax.numpy as jnp
 
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Batch
-from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.training import fit, program, sharding
+from transformer_jax.training import fit, program, ring, sharding
 from transformer_jax.training.state import (
-  Numbers,
   initial_state,
   numbers,
   train_step,
@@ -105,27 +102,29 @@ def predict(
     config.model,
     vocabulary,
     vocabulary,
-    attend=implementations.choose(config.model, platform=first.platform),
-    around=layout.around,
+    ring.serve(config.model, layout, platform=first.platform).attend,
+    layout.around,
   )
   rows, length = batch_shape(config, length)
-  whole = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=layout.place(''))
-  state = jax.eval_shape(initial_state(config, model), whole)
-  state = jax.tree.map(
-    lambda leaf, place: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=place
-    ),
-    state,
-    layout.at_rest(state),
+  whole = layout.place('')
+  key = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole)
+  state = jax.eval_shape(initial_state(config, model), key)
+  state = sharding.placed(state, layout.at_rest(state))
+  side: Any = jax.ShapeDtypeStruct(
+    layout.padded(rows, length), jnp.int32, sharding=layout.place('BT')
   )
-  side = jax.ShapeDtypeStruct(
-    layout.padded((rows, length)), jnp.int32, sharding=layout.place('BT')
+  traced = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((), jnp.float32, sharding=whole),
+    numbers(config),
   )
-  traced = Numbers(*(jnp.float32(value) for value in numbers(config)))
-  arguments = state, Batch(side, side), whole, traced
+  arguments = state, Batch(side, side), key, traced
   step = train_step(config, model, layout)
-  compiled = jax.jit(step, donate_argnums=0).lower(*arguments).compile()
-  count = math.prod(layout.mesh.shape.values())
+  compiled = (
+    jax.jit(step, donate_argnums=0, **layout.outputs(state))
+    .lower(*arguments)
+    .compile()
+  )
+  count = layout.mesh.size
   return Prediction(
     fit.estimate(
       compiled,

@@ -323,8 +323,9 @@ def _length(
 def flops(function: Any, *arguments: Any) -> float:
   """FLOPs of the matrix products of a function, loops multiplied out.
 
-  2 for each multiplication and addition; everything that is not a product
-  (norms, softmax, Adam) is left out, as is usual for model FLOPs utilisation.
+  Of all devices together. 2 for each multiplication and addition; everything
+  that is not a product (norms, softmax, Adam) is left out, as is usual for
+  model FLOPs utilisation.
 
   Args:
     function: to be traced, not run.
@@ -350,6 +351,10 @@ def _count(jaxpr: Any) -> float:
     times = 1
     if equation.primitive.name == 'scan':
       times = equation.params['length']
+    elif equation.primitive.name == 'shard_map':
+      # Written for one device of these axes: all of them run it.
+      mesh, axes = equation.params['mesh'], equation.params['newly_manual_axes']
+      times = math.prod(mesh.shape[axis] for axis in axes)
     inside = [_count(inner) for inner in _inner(equation.params)]
     # Of the branches of a condition one runs: the dearest is counted.
     whole = max if equation.primitive.name == 'cond' else sum

@@ -268,17 +268,21 @@ class Layout(Alone):
     Args:
       batch: arrays [..., B, T], the same on all processes.
     """
-    multiple = self.rows(1), self.mesh.shape['sequence']
     rows_columns = self.place('BT').spec
 
     def one(x_BT):
       lead = x_BT.ndim - 2
-      more = [-x_BT.shape[axis] % multiple[axis] for axis in (-2, -1)]
+      sides = x_BT.shape[lead:]
+      more = np.subtract(self.padded(*sides), sides)
       widths = [(0, 0)] * lead + [(0, n) for n in more]
-      x_BT = np.pad(x_BT, widths) if any(more) else x_BT
+      x_BT = np.pad(x_BT, widths) if more.any() else x_BT
       return self._put(x_BT, P(*[None] * lead, *rows_columns))
 
     return jax.tree.map(one, batch)
+
+  def padded(self, rows: int, columns: int) -> tuple[int, int]:
+    """The size of a batch [B, T] that the mesh divides."""
+    return self.rows(rows), columns + -columns % self.mesh.shape['sequence']
 
   def outputs(self, state: Any) -> dict[str, Any]:
     """Arguments of `jit` for what gives a state and numbers."""
