@@ -5,6 +5,9 @@ word far away. The heads share d_model: H d_k = H d_v = 64 in every arm, so
 parameters and FLOPs are equal. Read beside the loss: `pronoun`, the share of
 pronouns that greedy decoding gets right on the split of far ones.
 
+Expected: one head loses, and most on pronouns; sixteen heads of width 4 lose
+again. Cost: 30 runs of 1,500 steps.
+
   python -m experiments.ablate --study=heads --workdir=runs/heads
 """
 

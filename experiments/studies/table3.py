@@ -6,6 +6,9 @@ this study changed by the same ratio (half of the heads, a third of the
 layers), over seeds, and the report holds the paper's difference to its base
 row against where one more run of ours would fall.
 
+Expected: fewer layers and narrower ones lose, the rest lies within its seeds.
+Cost: 100 runs of 1,000 steps, seventeen programs.
+
 What it cannot say: that a row would behave so at the paper's size, on its data
 and for its 100,000 steps. For that take the presets `table3_*`.
 
