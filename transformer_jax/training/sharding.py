@@ -106,10 +106,10 @@ def spec(letters: str, sizes: Mapping[str, int], *, at_rest: bool = True) -> P:
     ConfigError: two letters would lie along one mesh axis.
 
   >>> sizes = dict(replica=1, data=1, fsdp=2, tensor=2, sequence=2)
-  >>> spec('DHK', sizes), spec('DHK', sizes, at_rest=False)
-  (PartitionSpec('fsdp', 'tensor', None), PartitionSpec(None, 'tensor', None))
-  >>> spec('BTHK', sizes)
-  PartitionSpec('fsdp', 'sequence', 'tensor', None)
+  >>> tuple(spec('DHK', sizes)), tuple(spec('DHK', sizes, at_rest=False))
+  (('fsdp', 'tensor', None), (None, 'tensor', None))
+  >>> tuple(spec('BTHK', sizes))
+  ('fsdp', 'sequence', 'tensor', None)
   """
   places = []
   for letter in letters:
