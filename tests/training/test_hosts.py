@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import types
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,13 +19,21 @@ from transformer_jax.training import hosts
 STEPS = 6
 
 
+class Said(NamedTuple):
+  """Of one process."""
+
+  out: str  # on stdout
+  log: str  # on stderr
+
+
 @pytest.fixture(scope='module')
 def launched(config, tmp_path_factory):
-  """(workdir, processes, devices, module, *flags) -> its logs."""
+  """(workdir, processes, devices, module, *flags, typed) -> what each said."""
   root = pathlib.Path(__file__).parent.parent.parent
 
-  def run(workdir, processes, devices, module, *flags) -> list[str]:
+  def run(workdir, processes, devices, module, *flags, typed='') -> list[Said]:
     logs = tmp_path_factory.mktemp('logs')
+    (logs / 'typed').write_text(typed)
     words = [sys.executable, '-m', module, f'--workdir={workdir}', *flags]
     words += [f'--data.cache_dir={config.data.cache_dir}']
     commands = local.ranks(
@@ -32,20 +41,29 @@ def launched(config, tmp_path_factory):
     )
     own = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
     running = []
-    for command in commands:
-      with open(command.log, 'wb') as log:
+    for rank, command in enumerate(commands):
+      printed, log = command.log.with_suffix('.out'), command.log
+      typed_in = os.devnull if rank else logs / 'typed'
+      with (
+        open(printed, 'wb') as out,
+        open(log, 'wb') as log,
+        open(typed_in) as own_in,
+      ):
         running.append(
           subprocess.Popen(
             command.words,
             cwd=root,
             env={**own, **command.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdin=own_in,
+            stdout=out,
             stderr=log,
           )
         )
     codes = [process.wait(timeout=500) for process in running]
-    said = [command.log.read_text() for command in commands]
+    said = [
+      Said(command.log.with_suffix('.out').read_text(), command.log.read_text())
+      for command in commands
+    ]
     assert codes == [0] * processes, said
     return said
 
@@ -85,9 +103,12 @@ def one(launched, tmp_path_factory):
 
 def scores(launched, workdir, processes, devices) -> dict:
   said = launched(workdir, processes, devices, 'experiments.evaluate')
-  assert sum('"loss"' in text for text in said) == 1
+  # One line, whatever libraries print; the others print nothing.
+  result = json.loads(said[0].out)
+  assert not any(other.out for other in said[1:])
   (path,) = (workdir / 'results').iterdir()
-  return json.loads(path.read_text())
+  assert json.loads(path.read_text()) == result
+  return result
 
 
 def test_two_processes_train_save_restore_and_decode_as_one(
@@ -96,17 +117,34 @@ def test_two_processes_train_save_restore_and_decode_as_one(
   two = tmp_path / 'run'
   mesh = ('--mesh.data=-1', '--mesh.fsdp=2')
   said = train(launched, two, 2, 2, *mesh, steps=4)
-  assert 'finished at step 4' in said[0] and 'step' not in said[1].split()
+  assert 'finished at step 4' in said[0].log
+  assert 'step' not in said[1].log.split()
   before = arrays(two, 4)
   # Now on one process, where what was saved is read.
   said = train(launched, two, 1, 2, *mesh)
-  assert 'resumed at step 4' in said[0]
+  assert 'resumed at step 4' in said[0].log
   assert arrays(two, 4) == before
   np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
   found, wanted = scores(launched, two, 2, 1), scores(launched, one, 1, 1)
   for name in ('bleu', 'chrf', 'exact', 'tokens', 'sentences', 'accuracy'):
     assert found[name] == wanted[name], name
   np.testing.assert_allclose(found['loss'], wanted['loss'], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_translate_as_one(launched, one):
+  lines = 's1 s2 s3\n\ns4 s2\n' * 5
+
+  def translation(processes, devices, *flags):
+    module = 'experiments.translate'
+    said = launched(one, processes, devices, module, *flags, typed=lines)
+    assert not any(other.out for other in said[1:])
+    return said[0].out
+
+  wanted = translation(1, 1)
+  assert wanted.count('\n') == 15
+  assert translation(2, 2, '--mesh.data=-1', '--mesh.fsdp=2') == wanted
+  assert translation(1, 4, '--mesh.data=2', '--mesh.tensor=2') == wanted
 
 
 @pytest.mark.slow

@@ -84,3 +84,15 @@ def test_the_ring_serves_meshes_that_cut_sequences_only():
   assert found is attention.attention
   with pytest.raises(ConfigError, match='attention_implementation=auto'):
     ring.serve(naive, cut, platform='cpu')
+
+
+def test_padding_to_the_devices_finds_learned_positions():
+  cut = sharding.Layout(sharding.make_mesh(MeshConfig(sequence=8)))
+
+  def served(**fields):
+    config = ModelConfig(position='learned', **fields)
+    return ring.serve(config, cut, platform='cpu').attend
+
+  assert isinstance(served(max_positions=24), ring.Ring)
+  with pytest.raises(ConfigError, match='does not divide model.max_positions'):
+    served(max_positions=20)

@@ -66,6 +66,7 @@ def start(options: types.SimpleNamespace) -> None:
     )
   if not any(named) and not in_cluster(os.environ):
     return
+  keep_stdout()
   import jax
 
   own: dict[str, Any] = dict(
@@ -76,6 +77,20 @@ def start(options: types.SimpleNamespace) -> None:
   jax.distributed.initialize(
     **(own if all(named) else {}),
     heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+  )
+
+
+def keep_stdout() -> None:
+  """Python alone writes to stdout from here on; libraries, to stderr.
+
+  Gloo greets on file 1 each time a new group of devices first talks, which
+  would come between the lines of a program's output.
+  """
+  sys.stdout.flush()
+  own, before = os.dup(1), sys.stdout
+  os.dup2(2, 1)
+  sys.stdout = os.fdopen(
+    own, 'w', encoding=before.encoding, errors=before.errors
   )
 
 

@@ -97,7 +97,8 @@ def predict(
     ConfigError: the mesh does not suit the devices or the model.
   """
   first = devices[0]
-  layout = sharding.Layout(sharding.make_mesh(config.mesh, devices))
+  mesh = sharding.make_mesh(config.mesh, devices)
+  layout = sharding.Layout(sharding.of_one_run(mesh))
   model = Transformer(
     config.model,
     vocabulary,

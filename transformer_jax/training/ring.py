@@ -25,6 +25,7 @@ from transformer_jax.training.sharding import ROWS, Layout, spec
 from transformer_jax.training.state import Alone
 
 AXIS = 'sequence'
+SIDES = ('encoder', 'decoder')
 
 
 def serve(
@@ -33,14 +34,23 @@ def serve(
   """`implementations.serve`, or the ring where positions are shared out.
 
   Raises:
-    ConfigError: an implementation is asked for that reads whole sequences.
+    ConfigError: an implementation is asked for that reads whole sequences, or
+      sentences padded to the devices could need positions that are not there.
   """
   if not isinstance(layout, Layout) or layout.mesh.shape[AXIS] == 1:
     return implementations.serve(config, platform=platform)
+  devices = layout.mesh.shape[AXIS]
   if config.attention_implementation != 'auto':
     raise ConfigError(
-      f'--mesh.sequence={layout.mesh.shape[AXIS]} has its own attention: take '
+      f'--mesh.sequence={devices} has its own attention: take '
       '--model.attention_implementation=auto'
+    )
+  learned = 'learned' in {config.at('position', side) for side in SIDES}
+  if learned and config.max_positions % devices:
+    raise ConfigError(
+      f'--mesh.sequence={devices} does not divide '
+      f'model.max_positions={config.max_positions}, and learned positions '
+      'have no more: raise it to a multiple'
     )
   return implementations.Served(Ring(layout.mesh), 'a ring of devices')
 

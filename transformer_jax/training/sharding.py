@@ -335,10 +335,25 @@ def layout(config: MeshConfig) -> Alone:
   """How steps of this config lie on the devices there are.
 
   Raises:
-    ConfigError: the sizes do not multiply to the devices.
+    ConfigError: the sizes do not multiply to the devices, or not all of them
+      would have a part in one run.
   """
-  mesh = make_mesh(config)
+  mesh = of_one_run(make_mesh(config))
   return ALONE if mesh.size == 1 else Layout(mesh)
+
+
+def of_one_run(mesh: Mesh) -> Mesh:
+  """The mesh, if it has no axis that only a population has a use for.
+
+  Raises:
+    ConfigError: it has.
+  """
+  if mesh.shape['replica'] > 1:
+    raise ConfigError(
+      f'--mesh.replica={mesh.shape["replica"]}: one run has no members to '
+      'share out, a population has; take --mesh.replica=1'
+    )
+  return mesh
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
