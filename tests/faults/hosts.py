@@ -58,6 +58,19 @@ def finish(place: Place) -> bool:
       process.wait()
 
 
+def stop_one(place: Place, rank: int, step: int) -> list[int]:
+  """Asks one of two to stop at or after a step; the exit codes of both."""
+  processes = start(place)
+  try:
+    until(processes[rank], lambda: place.reached() >= step)
+    processes[rank].send_signal(signal.SIGTERM)
+    return [p.wait(timeout=PATIENCE) for p in processes]
+  finally:
+    for process in processes:
+      process.kill()
+      process.wait()
+
+
 class Loss(NamedTuple):
   """What the death of one process did to the other."""
 

@@ -1,4 +1,4 @@
-"""One of two processes killed: the other names it, and nothing is lost."""
+"""One of two processes killed or stopped: the other leaves, nothing is lost."""
 
 import random
 import signal
@@ -20,6 +20,22 @@ def test_a_lost_process_is_named_and_leaves_no_trace(tmp_path):
   assert hosts.finish(place)
   # Finished: at once, and on both.
   assert hosts.finish(place)
+  unbroken = place._replace(folder=tmp_path / 'unbroken')
+  assert hosts.finish(unbroken)
+  assert same_run(place, unbroken)
+
+
+@pytest.mark.slow
+def test_a_stop_of_one_process_stops_both_at_one_step(tmp_path):
+  cache = tmp_path / 'cache'
+  place = Place(tmp_path / 'run', 40, cache)
+  assert hosts.stop_one(place, 1, 10) == [75, 75]
+  stopped = place.latest()
+  assert 10 <= stopped < 40
+  said = hosts.log(place, 0).read_text()
+  assert f'stopped by a signal, saved at step {stopped}' in said
+  assert hosts.finish(place)
+  assert f'resumed at step {stopped}' in hosts.log(place, 0).read_text()
   unbroken = place._replace(folder=tmp_path / 'unbroken')
   assert hosts.finish(unbroken)
   assert same_run(place, unbroken)
