@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from experiments import studies
 from transformer_jax.ablation.report import questions
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -21,6 +22,11 @@ def test_tests_that_answer_exist():
     for node in question.tests:
       path, name = node.split('::')
       assert f'def {name}(' in (ROOT / path).read_text(encoding='utf-8')
+
+
+def test_studies_that_answer_exist():
+  for question in questions.read():
+    assert set(question.studies) <= set(studies.names())
 
 
 def test_korean_is_korean():
