@@ -96,13 +96,15 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
       print(f'{name:<{width}}  {value}')
-  if not found.fits:
-    e = found.estimate
-    raise ConfigError(
-      f'a step needs {e.peak / fit.GIB:.2f} GiB of the '
-      f'{found.memory / fit.GIB:.2f} of a {found.kind}: '
-      + fit.mends(e, fsdp=config.mesh.fsdp, devices=found.devices)
-    )
+  e = found.estimate
+  fit.admit(
+    e.peak,
+    state=e.params + e.optimizer,
+    memory=found.memory,
+    kind=found.kind,
+    fsdp=config.mesh.fsdp,
+    devices=found.devices,
+  )
   return 0
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from transformer_jax.config import ConfigError
 from transformer_jax.training import fit
 
 
@@ -37,11 +38,18 @@ def test_an_estimate_is_of_the_program():
   assert found.exchanges == {}
 
 
+def admit(*, peak=110.0, state=60, fsdp=1):
+  fit.admit(peak, state=state, memory=100, kind='chip', fsdp=fsdp, devices=8)
+
+
 def test_the_first_advice_for_a_large_state_is_to_cut_it():
-  large = need(params=60, optimizer=120, peak=200)
-  assert fit.mends(large, fsdp=1, devices=8).startswith('--mesh.fsdp=8')
-  small = need(params=1, optimizer=2, peak=200)
-  assert 'fsdp' not in fit.mends(small, fsdp=1, devices=8)
+  with pytest.raises(ConfigError, match='of a chip: --mesh.fsdp=8 cuts'):
+    admit()
+  with pytest.raises(ConfigError, match='of a chip: --optim.accumulate=8'):
+    admit(state=10)
+  with pytest.raises(ConfigError, match='of a chip: --optim.accumulate=8'):
+    admit(fsdp=8)
+  admit(peak=100.0)
 
 
 @pytest.mark.parametrize('kind', fit.DEVICES)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from transformer_jax.config import ConfigError
 from transformer_jax.training import program
 
 GIB = 2**30
@@ -87,6 +88,29 @@ class Roofline(NamedTuple):
     return max(zip(self, self._fields, strict=True))[1]
 
 
+def peak(compiled: Any) -> int:
+  """Bytes that a compiled program holds on one device at its worst moment."""
+  memory = compiled.memory_analysis()
+  # Arguments that are given away are overwritten by the results.
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes
+  )
+
+
+def on_one(tree: Any) -> Any:
+  """The part of each array that lies on one device, as shapes."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.sharding.shard_shape(leaf.shape), leaf.dtype
+    ),
+    tree,
+  )
+
+
 def estimate(
   compiled: Any, *, params: Any, optimizer: Any, flops: float
 ) -> Estimate:
@@ -104,20 +128,12 @@ def estimate(
   Raises:
     program.ProgramError: the program's text cannot be read.
   """
-  memory = compiled.memory_analysis()
-  # Arguments that are given away are overwritten by the results.
-  peak = (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
-    + memory.generated_code_size_in_bytes
-  )
+  peak_bytes = peak(compiled)
   state = program.tree_bytes(params), program.tree_bytes(optimizer)
   return Estimate(
     *state,
-    activations=peak - sum(state),
-    peak=peak,
+    activations=peak_bytes - sum(state),
+    peak=peak_bytes,
     flops=flops,
     moved=float(program.moved(compiled.as_text())),
     exchanges=program.total(program.collectives(compiled.as_text())),
@@ -149,14 +165,39 @@ def device_memory(device: Any) -> float:
   return pages / max(1, jax.local_device_count())
 
 
-def mends(found: Estimate, *, fsdp: int, devices: int) -> str:
-  """What to change for a step that does not fit, the cheapest first."""
+def admit(
+  peak: float,
+  *,
+  state: float,
+  memory: float,
+  kind: str,
+  fsdp: int,
+  devices: int,
+) -> None:
+  """Nothing, or an error that says what to change, the cheapest first.
+
+  Args:
+    peak: bytes that a step needs on one device.
+    state: of these, parameters and optimizer.
+    memory: bytes that the device has.
+    kind: of device.
+    fsdp: size of that axis of the mesh.
+    devices: of the mesh.
+
+  Raises:
+    ConfigError: it does not fit.
+  """
+  if peak <= memory:
+    return
   advice = []
-  if found.params + found.optimizer > found.peak / 2 and fsdp < devices:
+  if state > peak / 2 and fsdp < devices:
     advice.append(f'--mesh.fsdp={devices} cuts the state over the devices')
   advice += [
     '--optim.accumulate=8 cuts the batch into parts',
     '--model.remat=layer keeps one layer of activations',
     'a smaller --data.max_tokens',
   ]
-  return '; '.join(advice)
+  raise ConfigError(
+    f'a step needs {peak / GIB:.2f} GiB of the {memory / GIB:.2f} of a {kind}: '
+    + '; '.join(advice)
+  )

@@ -26,7 +26,14 @@ from transformer_jax.data.batches import (
 )
 from transformer_jax.nn import randomness
 from transformer_jax.nn.transformer import Transformer, with_statistics
-from transformer_jax.training import hosts, lock, record, ring, sharding
+from transformer_jax.training import (
+  compiled,
+  hosts,
+  lock,
+  record,
+  ring,
+  sharding,
+)
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.guard import (
   FINISHED,
@@ -257,12 +264,21 @@ def go_on(
 ) -> int:
   """Steps from `state` to the end, or to a signal."""
   config = run.config
-  steps = jax.jit(
-    train_steps(config, run.model, run.layout),
-    donate_argnums=0,
-    **run.layout.outputs(state),
+  steps = compiled.Steps(
+    jax.jit(
+      train_steps(config, run.model, run.layout),
+      donate_argnums=0,
+      **run.layout.outputs(state),
+    )
   )
   key, traced = run_key(config), numbers(config)
+  largest = compiled.largest_batches(config, run.plan.shapes)
+  compiled.admit(
+    steps,
+    (state, run.layout.batch(largest), np.int32(1), key, traced),
+    config=config,
+  )
+  stop()  # A sign of life: the first call may compile another shape.
   evaluate = evaluation(run, stop, bleu)
   step = int(state.step)
   if owes_evaluation(run, step):

@@ -24,8 +24,10 @@ BITS = {'pred': 8, 's4': 4, 'u4': 4, 'bf16': 16, 'c64': 64, 'c128': 128}
 
 _LAYOUT = re.compile(r'\]\{[^{}]*\}')
 # Memory space 1 of a TPU is its vector memory.
-_ON_CHIP = re.compile(r'\[[\d,]*\]\{[^{}]*S\(1\)[^{}]*\}')
+_VECTOR = re.compile(r'(?<=\])\{[^{}]*S\(1\)[^{}]*\}')
 _SHAPE = re.compile(r'\b([a-z]+[0-9]*)\[([0-9,]*)\]')
+ON_CHIP = '@'  # Behind a shape, in place of its layout.
+_MARKED = re.compile(r'[a-z]+[0-9]*\[[0-9,]*\]' + ON_CHIP)
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) (?:\([^\n]*)?\{$')
 _LINE = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$')
 _CALLS = re.compile(
@@ -112,7 +114,7 @@ def moved(text: str) -> int:
   once. What a TPU keeps in its on-chip memory costs nothing. Caches are not
   known: a product may read its operands more than once.
   """
-  rooms, entry = _computations(_ON_CHIP.sub('[0]', text))
+  rooms, entry = _computations(_VECTOR.sub(ON_CHIP, text))
   sum_bytes = 0
   for name, times in _executed(rooms, entry, 1, fused=False):
     for what in rooms[name].values():
@@ -199,6 +201,7 @@ def _executed(
 _FREE = re.compile(
   r' (parameter|constant|tuple|get-tuple-element|bitcast|while|conditional|'
   r'call|after-all|partition-id|[\w-]+-done)\('
+  r'|custom_call_target="(AllocateBuffer|ConcatBitcast)"'
 )
 _OPERANDS = re.compile(r'%([\w.\-]+)')
 
@@ -206,9 +209,19 @@ _OPERANDS = re.compile(r'%([\w.\-]+)')
 def _touched(
   rooms: dict[str, dict[str, str]], room: dict[str, str], what: str
 ) -> int:
-  """Bytes that one operation reads and writes."""
+  """Bytes that one operation reads from memory and writes to it."""
   if _FREE.search(what):
     return 0
+  if ' copy-start(' in what:  # Gives (target, source, a flag).
+    return _in_memory(_shape_of(what))
+  if ' slice-start(' in what:  # Gives ((source), slice, a flag).
+    source, result = [one[0] for one in _SHAPE.finditer(what)][:2]
+    slices = [
+      result
+      for whole in (source, result)
+      if f'{whole}{ON_CHIP}' not in _shape_of(what)
+    ]
+    return sum(shape_bytes(' '.join(slices)))
   inner = rooms.get(dict(_CALLS.findall(what)).get('calls', ''))
   # An operation alone is a fusion of itself, its operands the parameters.
   operands = _operands(what)
@@ -217,18 +230,22 @@ def _touched(
       name: f'{_shape_of(room.get(name, ""))} parameter({place})'
       for place, name in enumerate(operands)
     } | {'': what}
-  sizes = [sum(shape_bytes(_shape_of(room.get(name, '')))) for name in operands]
-  written = sum(shape_bytes(_shape_of(what)))
-  updates = [one for one in inner.values() if ' dynamic-update-slice(' in one]
-  for one in updates:
-    # The rest of the array stays where it lies.
-    whole = sum(shape_bytes(_shape_of(one)))
-    update = inner.get(_operands(one)[1], '')
-    written += sum(shape_bytes(_shape_of(update))) - whole
-  read = sum(
-    min(size, _sliced(inner, place, size)) for place, size in enumerate(sizes)
-  )
+  written = _in_memory(_shape_of(what))
+  for one in inner.values():
+    if ' dynamic-update-slice(' in one or ' scatter(' in one:
+      # The rest of the array stays where it lies.
+      whole = _in_memory(_shape_of(one))
+      written += min(0, _updated(inner, one) - whole)
+  read = 0
+  for place, name in enumerate(operands):
+    size = _in_memory(_shape_of(room.get(name, '')))
+    read += min(size, _read(rooms, inner, place, size))
   return read + max(written, 0)
+
+
+def _in_memory(shapes: str) -> int:
+  """Bytes of those shapes that are not on the chip."""
+  return sum(shape_bytes(_MARKED.sub('', shapes)))
 
 
 def _operands(what: str) -> list[str]:
@@ -243,23 +260,50 @@ def _shape_of(what: str) -> str:
   return what.partition('(')[0]
 
 
-def _sliced(inner: dict[str, str], place: int, size: int) -> int:
-  """Bytes of parameter `place` that are read: where it is sliced, the slice."""
-  mine = [
+def _updated(inner: dict[str, str], what: str) -> int:
+  """Bytes of an array that are written over in place."""
+  update = _operands(what)[1 if ' dynamic-update-slice(' in what else -1]
+  return sum(shape_bytes(_shape_of(inner.get(update, ''))))
+
+
+def _read(
+  rooms: dict[str, dict[str, str]],
+  inner: dict[str, str],
+  place: int,
+  size: int,
+) -> int:
+  """Bytes of parameter `place` that are read: where it is sliced, the slice.
+
+  Args:
+    rooms: of the program; a fusion may hold further ones.
+    inner: the fusion.
+    place: of the parameter.
+    size: of it, in bytes.
+  """
+  # The parameter under all its names: of another shape or layout.
+  names = {
     name for name, what in inner.items() if f' parameter({place})' in what
-  ]
-  if not mine:
-    return size
-  read = 0
-  for what in inner.values():
+  }
+  read = 0 if names else size
+  for name, what in inner.items():
     operands = _operands(what)
-    if mine[0] not in operands:
+    if not names.intersection(operands):
       continue
-    if ' dynamic-update-slice(' in what and operands[0] == mine[0]:
-      continue
-    if ' dynamic-slice(' not in what and ' gather(' not in what:
+    if ' bitcast(' in what or 'output_to_operand_aliasing=' in what:
+      names.add(name)
+    elif ' fusion(' in what:
+      called = rooms[dict(_CALLS.findall(what))['calls']]
+      read += sum(
+        _read(rooms, called, at, size)
+        for at, operand in enumerate(operands)
+        if operand in names
+      )
+    elif ' dynamic-slice(' in what or ' gather(' in what or ' slice(' in what:
+      read += sum(shape_bytes(_shape_of(what)))
+    elif ' scatter(' in what and operands[0] in names:
+      read += _updated(inner, what)
+    elif not (' dynamic-update-slice(' in what and operands[0] in names):
       return size
-    read += sum(shape_bytes(_shape_of(what)))
   return read
 
 

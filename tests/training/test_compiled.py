@@ -1,0 +1,52 @@
+"""Programs compiled before they are called, and refused when too large."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.data.batches import Shape
+from transformer_jax.training import compiled, fit, loop
+
+
+def test_a_shape_is_compiled_once():
+  traced = []
+
+  def step(state, batch):
+    traced.append(batch.shape)
+    return state + batch.sum(), ()
+
+  steps = compiled.Steps(jax.jit(step))
+  small, large = np.ones(2, np.float32), np.ones(5, np.float32)
+  state = jnp.float32(0)
+  steps.program(state, large)
+  for batch in (small, large, small, large):
+    state, _ = steps(state, batch)
+  assert traced == [(5,), (2,)]
+  assert state == 14
+
+
+def test_the_longest_of_equal_batches_is_the_largest():
+  config = override(Config(), {'data.batches_per_run': 3})
+  shapes = [Shape(64, 8, 8), Shape(16, 32, 31), Shape(16, 8, 8)]
+  source, target = compiled.largest_batches(config, shapes)
+  assert source.shape == (3, 16, 32)
+  assert target.shape == (3, 16, 31)
+
+
+def test_what_does_not_fit_is_refused_before_step_1(
+  config, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(fit, 'device_memory', lambda device: 1000.0)
+  monkeypatch.setattr(loop, 'stacked', None)  # No batch is made.
+  with pytest.raises(ConfigError) as refused:
+    loop.train(config, workdir=str(tmp_path / 'run'))
+  assert '--optim.accumulate=8 cuts the batch' in str(refused.value)
+  assert '\n' not in str(refused.value)
+  written = {
+    path.name for path in (tmp_path / 'run').rglob('*') if path.is_file()
+  }
+  assert 'config.json' in written
+  assert 'metrics.jsonl' not in written
+  assert not list((tmp_path / 'run' / 'checkpoints').glob('[0-9]*'))

@@ -1,0 +1,75 @@
+"""The step compiled once for each shape of batch, the largest first.
+
+Compiled before it is called, a program says how much memory it will take: a
+run that cannot fit ends before its first step, not at the first long batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from transformer_jax.config import Config
+from transformer_jax.data.batches import Batch, Shape
+from transformer_jax.training import fit, program
+
+
+class Steps:
+  """A jitted (state, batches, ...) -> (state, metrics), compiled beforehand."""
+
+  def __init__(self, jitted: Any) -> None:
+    """Args: jitted: of `jax.jit`."""
+    self._jitted = jitted
+    self._programs: dict[tuple, Any] = {}
+
+  def program(self, *arguments: Any) -> Any:
+    """The compiled program that a call with these arguments runs."""
+    shapes = tuple(x.shape for x in jax.tree.leaves(arguments[1]))
+    if shapes not in self._programs:
+      self._programs[shapes] = self._jitted.lower(*arguments).compile()
+    return self._programs[shapes]
+
+  def __call__(self, *arguments: Any) -> Any:
+    return self.program(*arguments)(*arguments)
+
+
+def largest_batches(config: Config, shapes: Sequence[Shape]) -> Batch:
+  """Empty batches of the shape that takes the most memory, as a call has them.
+
+  That is counted in numbers a layer keeps: D and F of each token, and a weight
+  of each head for each pair of tokens.
+  """
+  model = config.model
+
+  def kept(shape: Shape) -> int:
+    width = model.d_model + model.d_ff
+    longest = max(shape.source_length, shape.target_length)
+    return shape.slots * (width + model.heads * longest)
+
+  rows, *lengths = max(shapes, key=kept)
+  lead = config.data.batches_per_run, rows
+  return Batch(*(np.zeros((*lead, length), np.int32) for length in lengths))
+
+
+def admit(steps: Steps, arguments: tuple[Any, ...], *, config: Config) -> None:
+  """Compile for `arguments`, and refuse what the device cannot hold.
+
+  Args:
+    steps: they keep the program for their first call.
+    arguments: state, batches and the rest of a call; nothing is run.
+    config: of the run.
+
+  Raises:
+    ConfigError: names what to change.
+  """
+  leaf = jax.tree.leaves(arguments[0].params)[0]
+  device = min(leaf.sharding.addressable_devices, key=lambda d: d.id)
+  fit.admit(
+    fit.peak(steps.program(*arguments)),
+    state=program.tree_bytes(fit.on_one(arguments[0])),
+    memory=fit.device_memory(device),
+    kind=device.device_kind,
+    fsdp=config.mesh.fsdp,
+    devices=leaf.sharding.num_devices,
+  )
