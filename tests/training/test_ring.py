@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from transformer_jax.config import ConfigError, MeshConfig, ModelConfig
-from transformer_jax.nn import attention, randomness
-from transformer_jax.training import ring, sharding
+from transformer_jax.nn import attention, implementations, randomness
+from transformer_jax.training import ring, sharding, state
 
 B, T, H, K = 4, 16, 4, 6
 
@@ -96,3 +96,20 @@ def test_padding_to_the_devices_finds_learned_positions():
   assert isinstance(served(max_positions=24), ring.Ring)
   with pytest.raises(ConfigError, match='does not divide model.max_positions'):
     served(max_positions=20)
+
+
+def test_the_formula_serves_what_is_small_on_each_device(monkeypatch):
+  monkeypatch.setattr(implementations, 'NAIVE_NUMBERS', 4 * 1 * 2 * 2)
+  served = []
+
+  def seen(name):
+    return lambda *given, **more: served.append(name)
+
+  monkeypatch.setattr(implementations.attention, 'attention', seen('formula'))
+  monkeypatch.setattr(implementations.blockwise, 'attention', seen('blocks'))
+  mesh = sharding.make_mesh(MeshConfig(data=4), jax.devices()[:4])
+  q_BTHK = jnp.zeros((16, 2, 1, 8))
+  for layout in (sharding.Layout(mesh), state.ALONE):
+    attend = ring.serve(ModelConfig(), layout, platform='cpu').attend
+    attend(q_BTHK, q_BTHK, q_BTHK, jnp.ones((16, 2, 2), bool), scale=1.0)
+  assert served == ['formula', 'blocks']

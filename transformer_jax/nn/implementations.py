@@ -59,13 +59,20 @@ def by_shape(
   w: Array | None = None,
   bias_HTS: Array | None = None,
   drop: Drop | None = None,
+  devices: int = 1,
 ) -> Array:
-  """`attention.attention`: the formula where it is small, else in blocks."""
+  """`attention.attention`: the formula where it is small, else in blocks.
+
+  The arguments are those of `attention.attention`, and
+
+  Args:
+    devices: that share out rows and heads, each with its part of the scores.
+  """
   held = blockwise.held_by(
     scores, q_BTHK, k_BSHK, w, jnp.asarray(scale, jnp.float32)
   )
   most = NAIVE_NUMBERS if held == 1 else NAIVE_NUMBERS_WIDE
-  small = numbers_held(q_BTHK, k_BSHK, held) <= most
+  small = numbers_held(q_BTHK, k_BSHK, held) <= most * devices
   return (attention.attention if small else blockwise.attention)(
     q_BTHK,
     k_BSHK,

@@ -38,7 +38,12 @@ def serve(
       sentences padded to the devices could need positions that are not there.
   """
   if not isinstance(layout, Layout) or layout.mesh.shape[AXIS] == 1:
-    return implementations.serve(config, platform=platform)
+    found = implementations.serve(config, platform=platform)
+    if isinstance(layout, Layout) and found.attend is implementations.by_shape:
+      # A program has the shapes of the whole batch, a device has its part.
+      shared = functools.partial(found.attend, devices=layout.mesh.size)
+      return found._replace(attend=shared)
+    return found
   devices = layout.mesh.shape[AXIS]
   if config.attention_implementation != 'auto':
     raise ConfigError(
