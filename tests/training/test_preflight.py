@@ -84,3 +84,18 @@ def test_a_program_for_a_tpu_is_not_that_of_this_machine():
   assert found.estimate.sent > 0
   assert found.memory == fit.DEVICES['TPU v5 lite'].memory
   assert os.environ['TPU_SKIP_MDS_QUERY'] == '1'
+
+
+def test_a_program_that_its_compiler_refuses_is_refused(monkeypatch):
+  text = 'RESOURCE_EXHAUSTED: HLO temporaries (18.97G) exceeds available HBM'
+
+  class Refused:
+    def lower(self, *_):
+      raise jax.errors.JaxRuntimeError(text)
+
+  monkeypatch.setattr(jax, 'jit', lambda *_, **__: Refused())
+  monkeypatch.setattr(fit, 'device_memory', lambda device: 16e9)
+  with pytest.raises(ConfigError, match='needs 18.97 GiB of the 14.90'):
+    preflight.predict(
+      config(), vocabulary=16, length=16, devices=jax.devices()[:1]
+    )

@@ -5,6 +5,7 @@ compiler comes with libtpu and needs no TPU.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -80,6 +81,16 @@ def batch_shape(config: Config, length: int) -> tuple[int, int]:
   return rows, length
 
 
+def temporaries(error: str) -> float | None:
+  """Bytes beside the state, where the TPU's compiler says they are too many.
+
+  >>> temporaries('HLO temporaries (18.97G) exceeds available HBM (15.75G)')
+  20368882401.28
+  """
+  found = re.search(r'HLO temporaries \(([\d.]+)G\) exceeds', error)
+  return float(found[1]) * fit.GIB if found else None
+
+
 def predict(
   config: Config, *, vocabulary: int, length: int, devices: Sequence[Any]
 ) -> Prediction:
@@ -118,11 +129,23 @@ def predict(
   )
   arguments = state, Batch(side, side), key, traced
   step = train_step(config, model, layout)
-  compiled = (
-    jax.jit(step, donate_argnums=0, **layout.outputs(state))
-    .lower(*arguments)
-    .compile()
-  )
+  jitted = jax.jit(step, donate_argnums=0, **layout.outputs(state))
+  try:
+    compiled = jitted.lower(*arguments).compile()
+  except jax.errors.JaxRuntimeError as error:
+    needed = temporaries(str(error))
+    if needed is None:
+      raise
+    own = program.tree_bytes(fit.on_one(state))
+    fit.admit(
+      needed + own,
+      state=own,
+      memory=fit.device_memory(first),
+      kind=first.device_kind,
+      fsdp=config.mesh.fsdp,
+      devices=layout.mesh.size,
+    )
+    raise  # By our figures it fits.
   count = layout.mesh.size
   return Prediction(
     fit.estimate(
