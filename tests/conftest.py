@@ -10,7 +10,7 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
     os.environ.get('XLA_FLAGS', '') + ' --xla_cpu_use_fusion_emitters=false'
   )
 
-import jax  # noqa: E402
+import jax
 
 # A mesh can be tested anywhere; one device is still the default of a jit.
 jax.config.update('jax_num_cpu_devices', 8)
