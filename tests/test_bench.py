@@ -19,6 +19,7 @@ from experiments.bench import (
   data,
   decode,
   measure,
+  memory,
   products,
   train,
 )
@@ -345,3 +346,12 @@ def test_one_core_is_what_a_reader_gets():
     assert measure.cores() == 1
   finally:
     os.sched_setaffinity(0, before)
+
+
+@pytest.mark.slow
+def test_memory_is_estimated_and_measured(monkeypatch):
+  tiny = ('tiny', 8, {})
+  monkeypatch.setattr(memory, 'CASES', (tiny,))
+  rows = memory.suite(tiny_config())
+  assert [row.name for row in rows] == ['tiny: estimate', 'tiny: measured']
+  assert rows[0].value > 0

@@ -11,6 +11,7 @@ decode     sentences a second of beam search
 data       a large corpus: opening it, batches a second, memory
 attention  dot and additive, by length and implementation: time, memory
 population a step of 1 to 16 runs that share a program, against lone ones
+memory     peak of a training step as its program says, against the measured
 all        one after the other
 
 What is compared runs in one process by turns; the figure is the median over
@@ -30,7 +31,15 @@ from transformer_jax import config as config_lib
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
 
-SUITES = ('train', 'breakdown', 'decode', 'data', 'attention', 'population')
+SUITES = (
+  'train',
+  'breakdown',
+  'decode',
+  'data',
+  'attention',
+  'population',
+  'memory',
+)
 
 EXTRA = (
   flags.Flag('suite', str, 'all', 'what to measure', choices=(*SUITES, 'all')),
@@ -119,6 +128,13 @@ def _population(config: Config, options: types.SimpleNamespace) -> list[Row]:
   return population.suite(options.overrides, options.rounds)
 
 
+def _memory(config: Config, options: types.SimpleNamespace) -> list[Row]:
+  from experiments.bench import memory
+
+  del options  # Its cases are fixed.
+  return memory.suite(config)
+
+
 Suite = Callable[[Config, types.SimpleNamespace], list[Row]]
 RUN: dict[str, Suite] = {
   'train': _train,
@@ -127,6 +143,7 @@ RUN: dict[str, Suite] = {
   'data': _data,
   'attention': _attention,
   'population': _population,
+  'memory': _memory,
 }
 
 
