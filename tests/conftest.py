@@ -3,14 +3,14 @@
 import importlib.metadata
 import os
 
-# The older code generator compiles small programs in about half the time; XLA
+# The older code generator compiles small programs in about half the time. XLA
 # dies of a flag that it does not know, so only where it is known to be one.
-if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_cpu_use_fusion_emitters=false'
-  )
+FLAGS = os.environ.setdefault('XLA_FLAGS', '')
+KNOWN = importlib.metadata.version('jaxlib').startswith('0.10.')
+if KNOWN and 'fusion_emitters' not in FLAGS:
+  os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 
-import jax
+import jax  # noqa: E402
 
 # A mesh can be tested anywhere; one device is still the default of a jit.
 jax.config.update('jax_num_cpu_devices', 8)

@@ -1,8 +1,11 @@
 """Populations: each member is the lone run, whoever else is there."""
 
 import functools
+import os
 import pathlib
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +106,37 @@ def trained(own, steps, state=None):
   return state, np.stack(bad)
 
 
+# A member and a lone run are two programs of the same step. That both give the
+# same bits is a promise about the code generator that users have, and not
+# about the quicker one that the tests take.
+USERS = '--xla_cpu_use_fusion_emitters=true'
+as_users_compile = pytest.mark.skipif(
+  USERS not in os.environ['XLA_FLAGS'],
+  reason='runs in a process of its own, see the next test',
+)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'test_members_are_bitwise_the_lone_runs',
+    pytest.param('test_loop_writes_what', marks=pytest.mark.slow),
+  ],
+)
+def test_bits_as_users_compile(name):
+  words = ['-m', 'pytest', '-q', '-k', f'{name} or freezes', __file__]
+  if USERS in os.environ['XLA_FLAGS']:
+    pytest.skip('this is that process')
+  done = subprocess.run(
+    [sys.executable, *words],
+    env={**os.environ, 'XLA_FLAGS': USERS},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0 and '2 passed' in done.stdout, done.stdout
+
+
+@as_users_compile
 def test_members_are_bitwise_the_lone_runs(configs, corpus):
   own = Population(members(configs), corpus, 'cpu', room=4)
   found, bad = trained(own, 8)
@@ -141,6 +175,7 @@ def test_same_seed_same_data(configs, corpus):
   assert (source_RKBS[0] != source_RKBS[1]).any()
 
 
+@as_users_compile
 def test_a_diverged_member_freezes_and_the_others_go_on(configs, corpus):
   bad = override(configs[1], {'optim.learning_rate': 1e30})
   own = Population(members([configs[0], bad]), corpus, 'cpu', room=4)
@@ -232,6 +267,7 @@ def test_loop_stopped_anywhere_gives_the_unbroken_results(
 
 
 @pytest.mark.slow
+@as_users_compile
 def test_loop_writes_what_the_lone_loop_writes(configs, corpus, tmp_path):
   found = results(configs[:1], corpus, tmp_path)
   assert found is not None
