@@ -29,8 +29,10 @@ NEUTRAL = {
   'model.remat',
   'model.layer_loop',
   'model.attention_implementation',
-  # The authors' recipe is fan_avg.
+  # The authors' recipe is fan_avg, and where heads d_k = d_model, as in the
+  # base, it is fan_in as well; tests/nn/test_worked.py has them apart.
   'model.query_key_init=fan_avg',
+  'model.query_key_init=fan_in',
   # What the base has at all sites.
   'model.scale_encoder_self=rsqrt_d_k',
   'model.scale_decoder_self=rsqrt_d_k',

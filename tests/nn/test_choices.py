@@ -1,5 +1,7 @@
 """What every choice of the model keeps, and which choices break what."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,13 @@ def seen(model, weights, mutable=False):
     along_D = randomness.normal(randomness.seed_key(1), h_BTD.shape[-1:])
     return jnp.sum(h_BTD[0, AT] * along_D)
 
+  if 'embedding' in weights:
+    # One table for both sides: seen apart as the two that another model has.
+    config = dataclasses.replace(model.config, tie='decoder')
+    model = model.clone(config=config)
+    both = weights['embedding']
+    weights = {**weights, 'source_embedding': both, 'target_embedding': both}
+    del weights['embedding']
   tables = {
     name: weights[name]['w_VD']
     for name in ('source_embedding', 'target_embedding')
