@@ -128,7 +128,7 @@ def test_train_without_torch_says_so(monkeypatch, capsys, tmp_path):
 
 def to_torch(model, params, config: Config) -> None:
   """Our parameters into the peer; its biases in attention become zero."""
-  import torch
+  import torch  # pyright: ignore
 
   def copy(place, value):
     with torch.no_grad():

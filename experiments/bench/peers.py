@@ -47,7 +47,7 @@ PEERS = (
 def installed() -> bool:
   """True where torch can be imported."""
   try:
-    import torch
+    import torch  # pyright: ignore
   except ImportError:
     return False
   return bool(torch.__version__)
@@ -67,7 +67,7 @@ def transformer(
   Raises:
     ValueError: nn.Transformer has no such heads.
   """
-  import torch
+  import torch  # pyright: ignore
 
   from transformer_jax.nn.positions import sinusoid_TD
 
@@ -108,7 +108,7 @@ def transformer(
 
 def core(config: Config, sites: str) -> Any:
   """nn.Transformer of these sizes: post-norm, ReLU, no norm at the end."""
-  import torch
+  import torch  # pyright: ignore
 
   c = config.model
   sizes: dict[str, Any] = dict(
@@ -144,7 +144,7 @@ def loss_of(
   model: Any, source_BS: Any, target_BT: Any, smoothing: float
 ) -> Any:
   """Label-smoothed cross entropy, the mean over target tokens."""
-  import torch
+  import torch  # pyright: ignore
 
   logits_BTV = model(source_BS, target_BT)
   return torch.nn.functional.cross_entropy(
@@ -164,7 +164,7 @@ def training(
   targets_NBT: np.ndarray,
 ) -> Contestant:
   """One turn: a training step on each of N batches; gives the last loss."""
-  import torch
+  import torch  # pyright: ignore
 
   torch.set_num_threads(cores())
   torch.manual_seed(config.train.seed)
