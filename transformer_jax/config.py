@@ -339,7 +339,11 @@ class MeshConfig:
   """
 
   replica: int = number(1, 'members of a population', affects='run')
-  data: int = number(-1, 'rows of a batch; -1: what is left', affects='run')
+  data: int = number(
+    -1,
+    'rows of a batch, in a population members; -1: what is left',
+    affects='run',
+  )
   fsdp: int = number(
     1, 'rows, and with them parameters and moments', affects='run'
   )

@@ -89,9 +89,9 @@ def suite(overrides: dict[str, Any], rounds: int) -> list[Row]:
   """Rows of the population suite."""
   config = config_of(overrides)
   corpus: Corpus = open_corpus(config.data, workdir=None, progress=print)
-  platform = jax.local_devices()[0].platform
+  place = population.here(jax.local_devices()[:1])
   sizes = {
-    str(n): Population(members(config, n), corpus, platform, n) for n in SIZES
+    str(n): Population(members(config, n), corpus, place, n) for n in SIZES
   }
   contestants = [alone(config, sizes['1'], LONE)]
   contestants += [together(own) for own in sizes.values()]

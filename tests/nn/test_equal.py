@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.choices import BATCH, V, base
+from tests.generator import as_users_compile, passes_as_users_compile
 from transformer_jax.config import ModelConfig, override
 from transformer_jax.nn import attention, layers, positions, randomness
 from transformer_jax.nn.transformer import Transformer
@@ -61,6 +62,13 @@ def farthest(tree, other):
   return max(np.max(np.abs(a - b)) for a, b in pairs)
 
 
+def test_bits_as_users_compile():
+  passes_as_users_compile(
+    __file__, 'test_a_scale_folded_into_weights_rate_and_epsilon_is_the_scale'
+  )
+
+
+@as_users_compile
 def test_a_scale_folded_into_weights_rate_and_epsilon_is_the_scale():
   """200 steps at d_k = 64, where 1/sqrt(d_k) = 1/8 rounds nothing."""
   scaled = after(200, scale='rsqrt_d_k')

@@ -1,28 +1,29 @@
 """Populations: each member is the lone run, whoever else is there."""
 
 import functools
-import os
 import pathlib
 import signal
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.generator import as_users_compile, passes_as_users_compile
 from transformer_jax.config import Config, ConfigError, override
 from transformer_jax.data.batches import open_corpus
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import loop, population, replicas
 from transformer_jax.training import state as state_lib
+from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.population import Member, Population
 from transformer_jax.training.replicas import Watcher
 from transformer_jax.training.state import numbers
 
 SYMBOLS = 12  # of the task, with the special ones
 FIELDS = {'model.dropout': 0.1, 'data.cache_dir': '/nowhere'}
+HERE = population.here(jax.devices()[:1])
+AT_ONCE = population.Place('gpu', HERE.devices)
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +83,7 @@ def lone_step(model_config, optim):
 
 def lone(config, corpus, steps):
   """The state after `steps` of the run that the loop would make."""
-  own = Population([Member(config, pathlib.Path())], corpus, 'cpu', 1)
+  own = Population([Member(config, pathlib.Path())], corpus, HERE, 1)
   key, same = loop.run_key(config), state_lib.program(config)
   state = own.programs.start(key)
   step = lone_step(same.model, same.optim)
@@ -106,39 +107,25 @@ def trained(own, steps, state=None):
   return state, np.stack(bad)
 
 
-# A member and a lone run are two programs of the same step. That both give the
-# same bits is a promise about the code generator that users have, and not
-# about the quicker one that the tests take.
-USERS = '--xla_cpu_use_fusion_emitters=true'
-as_users_compile = pytest.mark.skipif(
-  USERS not in os.environ['XLA_FLAGS'],
-  reason='runs in a process of its own, see the next test',
-)
-
-
 @pytest.mark.parametrize(
-  'name',
+  'names',
   [
-    'test_members_are_bitwise_the_lone_runs',
-    pytest.param('test_loop_writes_what', marks=pytest.mark.slow),
+    [
+      'test_members_are_bitwise_the_lone_runs',
+      'test_a_diverged_member_freezes_and_the_others_go_on',
+    ],
+    pytest.param(
+      ['test_loop_writes_what_the_lone_loop_writes'], marks=pytest.mark.slow
+    ),
   ],
 )
-def test_bits_as_users_compile(name):
-  words = ['-m', 'pytest', '-q', '-k', f'{name} or freezes', __file__]
-  if USERS in os.environ['XLA_FLAGS']:
-    pytest.skip('this is that process')
-  done = subprocess.run(
-    [sys.executable, *words],
-    env={**os.environ, 'XLA_FLAGS': USERS},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0 and '2 passed' in done.stdout, done.stdout
+def test_bits_as_users_compile(names):
+  passes_as_users_compile(__file__, *names)
 
 
 @as_users_compile
 def test_members_are_bitwise_the_lone_runs(configs, corpus):
-  own = Population(members(configs), corpus, 'cpu', room=4)
+  own = Population(members(configs), corpus, HERE, room=4)
   found, bad = trained(own, 8)
   assert not bad.any()
   for n, config in enumerate(configs):
@@ -147,17 +134,39 @@ def test_members_are_bitwise_the_lone_runs(configs, corpus):
   assert np.asarray(found.states.step).tolist() == [8, 8, 8, 0]
 
 
+def test_several_devices_share_out_members(configs, corpus, tmp_path):
+  several = population.here(jax.devices()[:2])
+  own = Population(members(configs), corpus, several, room=3)
+  one = Population(members(configs), corpus, HERE, room=4)
+  assert own.room == 4
+  found, bad = trained(own, 8)
+  assert not bad.any()
+  assert len(found.diverged_R.sharding.device_set) == 2
+  # From a checkpoint they go on where they were.
+  checkpoints = Checkpoints(
+    tmp_path, keep_latest=1, keep_best=0, best_metric_mode='min'
+  )
+  checkpoints.save(8, found, metric=None)
+  checkpoints.wait()
+  found = trained(own, 4, checkpoints.restore(own.shapes()))[0]
+  wanted = trained(one, 4, trained(one, 8)[0])[0]
+  for a, b in zip(leaves(found), leaves(wanted), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  scores = [p.scores(s, 'test') for p, s in ((own, found), (one, wanted))]
+  assert all(abs(a.loss - b.loss) < 1e-6 for a, b in zip(*scores, strict=True))
+
+
 def test_neighbours_change_nothing(configs, corpus):
-  alone = Population(members(configs[1:2]), corpus, 'cpu', room=4)
-  among = Population(members(configs), corpus, 'cpu', room=4)
+  alone = Population(members(configs[1:2]), corpus, HERE, room=4)
+  among = Population(members(configs), corpus, HERE, room=4)
   one, many = trained(alone, 6)[0], trained(among, 6)[0]
   assert same_bits(alone.state(one, 0), among.state(many, 1))
 
 
 @pytest.mark.slow
 def test_at_once_is_the_same_within_rounding(configs, corpus):
-  at_once = Population(members(configs), corpus, 'gpu', room=3)
-  in_turn = Population(members(configs), corpus, 'cpu', room=4)
+  at_once = Population(members(configs), corpus, AT_ONCE, room=3)
+  in_turn = Population(members(configs), corpus, HERE, room=4)
   a, b = trained(at_once, 4)[0], trained(in_turn, 4)[0]
   for n in range(3):
     for x, y in zip(
@@ -169,7 +178,7 @@ def test_at_once_is_the_same_within_rounding(configs, corpus):
 
 
 def test_same_seed_same_data(configs, corpus):
-  own = Population(members(configs), corpus, 'cpu', room=4)
+  own = Population(members(configs), corpus, HERE, room=4)
   source_RKBS, _ = own.batches(0, 2)
   assert (source_RKBS[1] == source_RKBS[2]).all()
   assert (source_RKBS[0] != source_RKBS[1]).any()
@@ -178,7 +187,7 @@ def test_same_seed_same_data(configs, corpus):
 @as_users_compile
 def test_a_diverged_member_freezes_and_the_others_go_on(configs, corpus):
   bad = override(configs[1], {'optim.learning_rate': 1e30})
-  own = Population(members([configs[0], bad]), corpus, 'cpu', room=4)
+  own = Population(members([configs[0], bad]), corpus, HERE, room=4)
   found, bad_KR = trained(own, 8)
   marked = int(np.asarray(found.diverged_R)[1])
   assert 0 < marked <= 4
@@ -194,7 +203,7 @@ def test_another_program_is_refused(configs, corpus):
   undropped = override(configs[0], {'model.dropout': 0.0})
   for other in (wider, undropped):
     with pytest.raises(ConfigError, match='a population of 2 programs'):
-      Population(members([configs[0], other]), corpus, 'cpu', room=2)
+      Population(members([configs[0], other]), corpus, HERE, room=2)
 
 
 def test_population_is_split_to_fit(configs, corpus, monkeypatch):
@@ -203,14 +212,14 @@ def test_population_is_split_to_fit(configs, corpus, monkeypatch):
 
   def sizes(free):
     parts = population.split(
-      members(configs), corpus, platform='cpu', room=4, free=free
+      members(configs), corpus, place=HERE, room=4, free=free
     )
     return [len(part.members) for part in parts]
 
   assert sizes(0) == sizes(5000) == [3]
   assert sizes(4999) == sizes(2500) == [2, 1]
   assert sizes(1) == [1, 1, 1]
-  assert population.free_memory() > 0
+  assert population.free_memory(HERE) > 0
 
 
 def results(configs, corpus, folder, **watching):
@@ -218,7 +227,7 @@ def results(configs, corpus, folder, **watching):
     members(configs, folder),
     corpus,
     folder=folder / 'population',
-    platform='cpu',
+    place=HERE,
     room=4,
     watcher=nobody(**watching),
   )
@@ -294,7 +303,7 @@ def test_loop_marks_the_diverged(configs, corpus, tmp_path):
 
 def test_noise_seed_changes_values_and_not_data(config, corpus):
   other = override(config, {'train.noise_seed': 1})
-  own = Population(members([config, other]), corpus, 'cpu', room=4)
+  own = Population(members([config, other]), corpus, HERE, room=4)
   state = own.fresh()
   assert not same_bits(own.state(state, 0).params, own.state(state, 1).params)
   source_RKBS, _ = own.batches(0, 2)

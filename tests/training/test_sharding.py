@@ -287,6 +287,15 @@ def test_one_run_has_no_use_for_replicas():
     sharding.layout(MeshConfig(replica=2))
 
 
+def test_a_population_takes_all_devices_and_cuts_no_member():
+  devices = sharding.of_a_population(sharding.make_mesh(MeshConfig()))
+  assert devices == jax.devices()
+  one = sharding.of_a_population(sharding.make_mesh(MeshConfig(data=1)))
+  assert one == jax.devices()[:1]
+  with pytest.raises(ConfigError, match='take --mesh.tensor=1'):
+    sharding.of_a_population(sharding.make_mesh(MeshConfig(tensor=2)))
+
+
 def test_an_axis_that_does_not_divide_is_named():
   layout = sharding.Layout(sharding.make_mesh(MeshConfig(tensor=8)))
   leaf = jax.ShapeDtypeStruct((2, 16, 4, 2), np.float32)

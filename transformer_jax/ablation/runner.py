@@ -33,7 +33,7 @@ from transformer_jax.data.batches import (
   Corpus,
   open_corpus,
 )
-from transformer_jax.training import lock, replicas
+from transformer_jax.training import lock, population, replicas, sharding
 from transformer_jax.training.guard import FINISHED, PREEMPTED
 from transformer_jax.training.loop import (
   use_compilation_cache,
@@ -264,12 +264,14 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
     probing.look(step, n, weights)
     generating.look(step, n, weights)
 
-  in_turn = platform() in MEMBERS
+  mesh = sharding.make_mesh(cells[0].config.mesh)
+  devices = population.here(sharding.of_a_population(mesh))
+  in_turn = devices.platform in MEMBERS
   outcomes = replicas.train(
     members,
     corpus,
     folder=place,
-    platform=platform(),
+    place=devices,
     room=chunk.room if in_turn else len(members),
     watcher=Watcher(
       stop=job.stop,

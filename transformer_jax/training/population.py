@@ -4,7 +4,9 @@ Members differ in their seed and in the numbers that the step takes traced
 (learning rate, dropout, ...). Each result is a function of its own config
 alone: who else is in the population, how it is cut into populations and where
 it was stopped change no bit of it on a CPU, where `lax.map` makes every member
-the lone run. Elsewhere `vmap` is quicker, and equal within rounding.
+the lone run. Elsewhere `vmap` is quicker, and equal within rounding. Several
+devices share out the members and tell each other nothing; the program for
+several is compiled otherwise than for one, and equal within rounding.
 """
 
 import dataclasses
@@ -18,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from transformer_jax import config as config_lib
 from transformer_jax.config import Config, ConfigError
@@ -82,9 +86,45 @@ MAPS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
 }
 
 
-def mapped(function: Callable[..., Any], platform: str) -> Callable[..., Any]:
-  """The function over a leading R of all its arguments."""
-  return MAPS.get(platform, jax.vmap)(function)
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where members are.
+
+  platform: that the program is written for, a key of MAPS or another.
+  devices: that share out the members, the same number each.
+  """
+
+  platform: str
+  devices: tuple[Any, ...]
+
+  def room(self, members: int) -> int:
+    """Replicas for so many members: each device has as many."""
+    return -(-members // len(self.devices)) * len(self.devices)
+
+  @property
+  def by_members(self) -> Any:
+    """Of arrays with a leading R."""
+    if len(self.devices) == 1:
+      return jax.sharding.SingleDeviceSharding(self.devices[0])
+    return NamedSharding(self._mesh(), P('replica'))
+
+  def mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function over a leading R of all its arguments."""
+    own = MAPS.get(self.platform, jax.vmap)(function)
+    if len(self.devices) == 1:
+      return own
+    cut = P('replica')
+    return jax.shard_map(
+      own, mesh=self._mesh(), in_specs=cut, out_specs=cut, check_vma=False
+    )
+
+  def _mesh(self) -> Mesh:
+    return Mesh(np.array(self.devices), ('replica',))
+
+
+def here(devices: Sequence[Any]) -> Place:
+  """Members on these devices, in the way of their platform."""
+  return Place(devices[0].platform, tuple(devices))
 
 
 def _finite(tree: Any) -> Array:
@@ -93,7 +133,7 @@ def _finite(tree: Any) -> Array:
 
 
 def population_steps(
-  config: Config, model: Transformer, *, platform: str
+  config: Config, model: Transformer, place: Place
 ) -> Callable[
   [Members, Batch, Array, Array, Numbers], tuple[Members, Metrics, Array]
 ]:
@@ -126,7 +166,7 @@ def population_steps(
     )
     return state, diverged, metrics, bad
 
-  over_members = mapped(one, platform)
+  over_members = place.mapped(one)
 
   def call(members, batches, count_R, key_R2, numbers_R):
     states, diverged_R, metrics, bad_R = over_members(
@@ -148,18 +188,20 @@ def stacked_numbers(configs: Sequence[Config]) -> Numbers:
   return stack(each)
 
 
-def free_memory() -> int:
-  """Bytes that the default device could give now; 0: unknown."""
-  stats = jax.local_devices()[0].memory_stats()
-  if stats and 'bytes_limit' in stats:
-    return stats['bytes_limit'] - stats.get('bytes_in_use', 0)
+def free_memory(place: Place) -> int:
+  """Bytes that each of the devices could give now; 0: unknown."""
+  stats = [device.memory_stats() for device in place.devices]
+  known = [own for own in stats if own and 'bytes_limit' in own]
+  if known:
+    return min(own['bytes_limit'] - own.get('bytes_in_use', 0) for own in known)
   try:
     with open('/proc/meminfo', encoding='ascii') as file:
       lines = dict(line.split(':') for line in file)
-    return int(lines['MemAvailable'].split()[0]) * 1024
+    free = int(lines['MemAvailable'].split()[0]) * 1024
   except (OSError, KeyError, ValueError):
-    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    return max(pages, 0)
+    free = max(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'), 0)
+  # What of a CPU is called devices has one memory.
+  return free // len(place.devices)
 
 
 class Programs(NamedTuple):
@@ -174,11 +216,11 @@ class Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def _programs(
-  config: Config, sizes: tuple[int, int], platform: str, room: int
+  config: Config, sizes: tuple[int, int], place: Place, room: int
 ) -> Programs:
   """One set for all populations of a program; room keys what is compiled."""
   del room
-  attend = implementations.choose(config.model, platform=platform)
+  attend = implementations.choose(config.model, platform=place.platform)
   model = Transformer(config.model, *sizes, attend)
 
   def scores(weights, numbers, source_BS, target_BT):
@@ -188,10 +230,8 @@ def _programs(
   return Programs(
     model,
     jax.jit(initial_state(config, model)),
-    jax.jit(
-      population_steps(config, model, platform=platform), donate_argnums=0
-    ),
-    jax.jit(mapped(scores, platform)),
+    jax.jit(population_steps(config, model, place), donate_argnums=0),
+    jax.jit(place.mapped(scores)),
     {},
   )
 
@@ -203,7 +243,7 @@ class Population:
     self,
     members: Sequence[Member],
     corpus: Corpus,
-    platform: str,
+    place: Place,
     room: int,
   ) -> None:
     """Checks that the members go together; compiles nothing yet.
@@ -211,15 +251,16 @@ class Population:
     Args:
       members: share a program.
       corpus: of all of them.
-      platform: of the device.
-      room: replicas of the program, at least as many as members. Where
-        members go in turn, an empty place costs memory and no time, and
-        populations of several sizes share one program.
+      place: where they are.
+      room: replicas of the program, at least as many as members, and made a
+        multiple of the devices. Where members go in turn, an empty one costs
+        memory and no time, and populations of several sizes share one program.
 
     Raises:
       ConfigError: the members do not share a program.
     """
-    self.members, self.corpus, self.room = members, corpus, room
+    self.members, self.corpus, self.place = members, corpus, place
+    self.room = room = place.room(room)
     shared = {can_share(member.config) for member in members}
     if len(shared) != 1:
       raise ConfigError(
@@ -231,12 +272,12 @@ class Population:
     self.config, self.train = program(configs[0]), configs[0].train
     self.plan = make_plan(corpus.train, self.config.data)
     self.numbers = stacked_numbers(self.configs)
-    self.key_R2 = jnp.stack([run_key(config) for config in self.configs])
+    self.key_R2 = stack([run_key(config) for config in self.configs])
     sizes = corpus.vocabularies
     # Data and loop decide shapes and calls, not the programs.
     own = Config(model=self.config.model, optim=self.config.optim)
     self.programs = _programs(
-      own, (sizes.source.size, sizes.target.size), platform, room
+      own, (sizes.source.size, sizes.target.size), place, room
     )
 
   def call(self, members: Members, step: int, count: int) -> Any:
@@ -255,7 +296,10 @@ class Population:
     return compiled[key]
 
   def bytes(self) -> int:
-    """Memory of the widest training program with what it reads; 0: unknown."""
+    """Of each device: the widest training program and what it reads.
+
+    0 where that is unknown.
+    """
     widest = max(self.plan.shapes, key=lambda shape: shape.slots)
     rows = (self.room, self.config.data.batches_per_run, widest.rows)
     batches = Batch(
@@ -263,7 +307,7 @@ class Population:
       np.zeros((*rows, widest.target_length), np.int32),
     )
     arguments = (
-      *(jax.eval_shape(self.fresh), batches, self.counts(0)),
+      *(self.shapes(), batches, self.counts(0)),
       *(self.key_R2, self.numbers),
     )
     found = self._compiled(widest, arguments).memory_analysis()
@@ -274,12 +318,22 @@ class Population:
 
   def fresh(self) -> Members:
     """All members before their first update."""
-    keys = list(self.key_R2)
+    return jax.device_put(self._fresh(), self.place.by_members)
+
+  def _fresh(self) -> Members:
     states = jax.tree.map(
       lambda *leaves: jnp.stack(leaves),
-      *[self.programs.start(key) for key in keys],
+      *[self.programs.start(key) for key in self.key_R2],
     )
     return Members(states, jnp.zeros((self.room,), jnp.int32))
+
+  def shapes(self) -> Members:
+    """Shape and place of each array of all members."""
+    place = self.place.by_members
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      jax.eval_shape(self._fresh),
+    )
 
   def batches(self, step: int, count: int) -> Batch:
     """[R, K, B, ...]: each member's own, those of one seed the same."""
@@ -331,26 +385,29 @@ class Population:
     return with_statistics(state.params, state.statistics)
 
   def state(self, members: Members, n: int) -> State:
-    """The state of a member."""
-    return jax.tree.map(lambda x: x[n], members.states)
+    """The state of a member, on one device."""
+    own = jax.tree.map(lambda x: x[n], members.states)
+    return jax.device_put(own, self.place.devices[0])
 
 
 def split(
   members: Sequence[Member],
   corpus: Corpus,
   *,
-  platform: str,
+  place: Place,
   room: int,
   free: int,
 ) -> list[Population]:
-  """One population, or several that each fit into `free` bytes (0: unknown).
+  """One population, or several that fit into `free` bytes of each device.
+
+  Where `free` is 0 it is unknown, and all members go together.
 
   Raises:
     ConfigError: the members do not share a program.
   """
-  whole = Population(members, corpus, platform, max(room, len(members)))
+  whole = Population(members, corpus, place, max(room, len(members)))
   fits = not free or whole.bytes() <= SHARE_OF_MEMORY * free
-  if fits or whole.room == 1:
+  if fits or whole.room == len(place.devices):
     return [whole]
   half = -(-whole.room // 2)
   return [
@@ -359,7 +416,7 @@ def split(
     for population in split(
       members[start : start + half],
       corpus,
-      platform=platform,
+      place=place,
       room=half,
       free=free,
     )

@@ -23,6 +23,7 @@ from transformer_jax.training.loop import averages
 from transformer_jax.training.population import (
   Member,
   Members,
+  Place,
   Population,
 )
 from transformer_jax.training.state import Metrics
@@ -69,7 +70,7 @@ def train(
   corpus: Corpus,
   *,
   folder: pathlib.Path,
-  platform: str,
+  place: Place,
   room: int,
   watcher: Watcher,
 ) -> list[Outcome] | None:
@@ -79,7 +80,7 @@ def train(
     members: share a program, and go on from `folder` if they were here.
     corpus: of all of them.
     folder: of the population's checkpoints.
-    platform: of the device, cpu or another.
+    place: where they are.
     room: replicas that the program is compiled for.
     watcher: see there.
 
@@ -93,9 +94,9 @@ def train(
   parts = population_lib.split(
     members,
     corpus,
-    platform=platform,
+    place=place,
     room=room,
-    free=population_lib.free_memory(),
+    free=population_lib.free_memory(place),
   )
   if len(parts) > 1:
     watcher.say(
@@ -151,7 +152,7 @@ class _Run:
     members: Members | None = None
     if checkpoints.begun():
       if checkpoints.good(1):
-        members = checkpoints.restore(jax.eval_shape(self.part.fresh))
+        members = checkpoints.restore(self.part.shapes())
       else:
         # Results are made of what is trained here, so beginning again is safe.
         self.watcher.say(f'no good checkpoint in {self.folder}: from step 0')
@@ -268,7 +269,7 @@ class _Run:
     """Of every member, after the last step."""
     part = self.part
     scores = part.scores(members, part.config.data.test_split)
-    params = jax.eval_shape(part.fresh).states.params
+    params = part.shapes().states.params
     parameters = sum(x.size for x in jax.tree.leaves(params)) // part.room
     steps = max(self.timed - 1, 0) * len(part.members)
     each = self.seconds / steps if steps else float('nan')
@@ -282,7 +283,7 @@ class _Run:
           scores=scores[n] if diverged is None else None,
           parameters=parameters,
           step_seconds=each,
-          memory=part.bytes() // part.room,
+          memory=part.bytes() * len(part.place.devices) // part.room,
         )
       )
     return found

@@ -356,6 +356,23 @@ def of_one_run(mesh: Mesh) -> Mesh:
   return mesh
 
 
+def of_a_population(mesh: Mesh) -> list[Any]:
+  """The devices of the mesh, if it has no axis that only one run has a use for.
+
+  Members are small: each is whole on one device.
+
+  Raises:
+    ConfigError: it has.
+  """
+  for axis in ('fsdp', 'tensor', 'sequence'):
+    if mesh.shape[axis] > 1:
+      raise ConfigError(
+        f'--mesh.{axis}={mesh.shape[axis]}: a population shares out its '
+        f'members over the devices, each whole on one; take --mesh.{axis}=1'
+      )
+  return mesh.devices.flatten().tolist()
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _moved(leaf: Array, stored: NamedSharding, used: NamedSharding) -> Array:
   """A parameter where it is used; its gradient goes back where it rests."""
