@@ -164,6 +164,17 @@ def test_tfds_reads_every_row_of_a_real_builder(tfds_data):
   assert text.identity('train') != text.identity('dev')
 
 
+def test_tfds_part_of_a_split(tfds_data):
+  text = open_text(tfds_data)
+  whole = list(text.pairs('train'))
+  parts = 'train[:10%]', 'train[10%:]'
+  first, rest = (list(text.pairs(part)) for part in parts)
+  assert (first, rest) == (whole[:7], whole[7:])
+  assert text.size(parts[0]) == 7
+  assert len({text.identity(s) for s in ('train', *parts)}) == 3
+  assert "no split 'train[:x%]'" in refused(tfds_data, 'train[:x%]')
+
+
 def test_tfds_needs_no_tensorflow(tfds_data):
   list(open_text(tfds_data).pairs('dev'))
   assert 'tensorflow' not in sys.modules

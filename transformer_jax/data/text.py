@@ -288,12 +288,14 @@ class TfdsText(TextSource):
         f'{kind.value if kind else "nothing known"}, not array_record: '
         'prepare it into another --data.tfds_dir'
       )
-    if split not in builder.info.splits:
+    try:
+      return builder.info.splits[split]  # or a part of one, `train[:10%]`
+    except (ValueError, AssertionError):
       raise ConfigError(
         f'no split {split!r} in tfds:{self._name}; there is: '
-        f'{", ".join(builder.info.splits)}'
-      )
-    return builder.info.splits[split]
+        f'{", ".join(builder.info.splits)}, and parts of them such as '
+        f'{next(iter(builder.info.splits))}[:10%]'
+      ) from None
 
   def check(self, split: str) -> None:
     self._info(split)
@@ -302,7 +304,9 @@ class TfdsText(TextSource):
     return self._info(split).num_examples
 
   def identity(self, split: str) -> str:
-    digest = hashlib.sha256('-'.join(self.languages).encode())
+    # A part is told from another by its name, a whole split by its files.
+    named = split.partition('[')[2]
+    digest = hashlib.sha256(('-'.join(self.languages) + named).encode())
     for path in sorted(map(str, self._info(split).filepaths)):
       with open(path, 'rb') as file:
         digest.update(hashlib.file_digest(file, 'sha256').digest())
