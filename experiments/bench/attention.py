@@ -29,6 +29,7 @@ from experiments.bench.measure import (
   take_turns,
 )
 from transformer_jax.nn import attention, implementations, randomness
+from transformer_jax.nn.attention import How
 
 LENGTHS = (64, 256, 1024, 4096)
 SCORES = ('dot', 'additive')
@@ -86,7 +87,7 @@ def compiled(case: Case) -> Any:
   see_all = jnp.ones((1, 1, case.length), bool)
 
   def mix(q, k, v, w=None):
-    return attend(q, k, v, see_all, scale=K**-0.5, scores=scores, w=w)
+    return attend(q, k, v, see_all, How(K**-0.5, scores, w))
 
   def step(q, k, v, cotangent, *w):
     mixed, back = jax.vjp(mix, q, k, v, *w)

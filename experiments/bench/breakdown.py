@@ -123,7 +123,7 @@ def attention_alone(config: Config, sizes: Sizes) -> Contestant:
 
   def three(*inputs: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     mixed = [
-      attention.attention(q, k, v, mask, scale=c.d_k**-0.5)
+      attention.attention(q, k, v, mask, attention.How(c.d_k**-0.5))
       for (q, k, v), mask in zip(inputs, masks, strict=True)
     ]
     return jnp.stack(mixed)

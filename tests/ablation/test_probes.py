@@ -149,8 +149,8 @@ def test_gradients_are_those_of_a_perturbation():
   sizes = {'encoder_self': (6, 6), 'decoder_self': (5, 5), 'cross': (5, 6)}
 
   def loss(params, zeros):
-    def look(place, q, k, v, mask, **settings):
-      scores_BHTS = probes.scored(q, k, settings) + place.inputs['scores']
+    def look(place, q, k, v, mask, how):
+      scores_BHTS = attention.all_scores(q, k, how) + place.inputs['scores']
       weights_BHTS = attention.attention_weights(scores_BHTS, mask)
       weights_BHTS += place.inputs['weights']
       return jnp.einsum('BHTS,BSHE->BTHE', weights_BHTS, v), ()

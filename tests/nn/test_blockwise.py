@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from transformer_jax.nn import attention, blockwise, randomness
-from transformer_jax.nn.attention import SCORES, Drop
+from transformer_jax.nn.attention import SCORES, Drop, How
 
 # B, T, S, H, K, E; lengths that no block divides, and decoding one token.
 LONG, ONE = (2, 13, 11, 3, 4, 6), (2, 1, 9, 2, 4, 4)
@@ -53,17 +53,8 @@ def value_and_gradients(attend, score, inputs, cotangent, mask_BTS, drop):
 
   def mix(inputs):
     q, k, v, w, scale, bias = inputs
-    return attend(
-      q,
-      k,
-      v,
-      mask_BTS,
-      scale=scale,
-      scores=SCORES[score].scores,
-      w=w,
-      bias_HTS=bias,
-      drop=drop,
-    )
+    how = How(scale, SCORES[score].scores, w, bias, drop)
+    return attend(q, k, v, mask_BTS, how)
 
   def both(inputs):
     mixed, back = jax.vjp(mix, inputs)
@@ -106,7 +97,7 @@ def test_values_and_gradients_are_the_formulas(score, shape, mask, rate):
 def test_a_row_that_may_see_nothing_has_even_weights():
   (q, k, v, *_), _ = arrays('dot', LONG)
   mask_BTS = jnp.zeros((1, 1, 1), bool)
-  attend = jax.jit(functools.partial(IN_BLOCKS, scale=1.0))
+  attend = jax.jit(functools.partial(IN_BLOCKS, how=How(1.0)))
   found = attend(q, k, v, mask_BTS)
   mean = jnp.broadcast_to(jnp.mean(v, axis=1, keepdims=True), found.shape)
   np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-6)
@@ -121,7 +112,7 @@ def test_the_same_weights_are_dropped_whatever_the_blocks():
   key = randomness.seed_key(1)
 
   def kept(attend):
-    attend = functools.partial(attend, scale=1.0, drop=Drop(key, 0.5))
+    attend = functools.partial(attend, how=How(1.0, drop=Drop(key, 0.5)))
     mixed = jax.jit(attend)(q, k, v, see_all)
     return np.asarray(mixed > 0).transpose(0, 2, 1, 3)
 
@@ -213,8 +204,8 @@ def temporaries(attend, score, length):
 
   def loss(q, k, v, w):
     w = w if score == 'additive' else None
-    scores = SCORES[score].scores
-    mixed = attend(q, k, v, mask_BTS, scale=1.0, scores=scores, w=w)
+    how = How(1.0, SCORES[score].scores, w)
+    mixed = attend(q, k, v, mask_BTS, how)
     return jnp.sum(jnp.square(mixed))
 
   step = jax.jit(jax.grad(loss, (0, 1, 2, 3)))
@@ -236,5 +227,5 @@ def test_memory_grows_with_the_length_not_with_its_square(score):
 def test_what_a_score_holds_is_read_from_its_program():
   for score, held in [('dot', 1), ('additive', 4), ('general', 1)]:
     (q, k, _, w, scale, _), _ = arrays(score, LONG)
-    scores = SCORES[score].scores
-    assert blockwise.held_by(scores, q, k, w, scale) == held
+    how = How(scale, SCORES[score].scores, w)
+    assert blockwise.held_by(how, q, k) == held

@@ -12,6 +12,7 @@ from tests.choices import BATCH, V, base
 from tests.generator import as_users_compile, passes_as_users_compile
 from transformer_jax.config import ModelConfig, override
 from transformer_jax.nn import attention, layers, positions, randomness
+from transformer_jax.nn.attention import How
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training.state import (
   initial_state,
@@ -228,7 +229,7 @@ def test_as_the_scale_grows_attention_becomes_a_dictionary():
   see_BTS = jnp.ones((1, 1, 4), bool)
   distances = [
     farthest(
-      attention.attention(near_BTHK, k_BSHK, v_BSHE, see_BTS, scale=scale),
+      attention.attention(near_BTHK, k_BSHK, v_BSHE, see_BTS, How(scale)),
       v_BSHE[:, ::-1],
     )
     for scale in (1.0, 10.0, 100.0)

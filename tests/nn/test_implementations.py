@@ -21,7 +21,7 @@ from transformer_jax.nn import (
   kernel,
   randomness,
 )
-from transformer_jax.nn.attention import SCORES, Drop
+from transformer_jax.nn.attention import SCORES, Drop, How
 
 IN_PROGRAM = dict(
   implementations.FUNCTIONS,
@@ -58,7 +58,7 @@ def test_all_agree_with_the_formula(name, score, mask, rate, bias):
 def test_fused_gives_even_weights_where_nothing_may_be_seen():
   (q, k, v, *_), _ = arrays('dot', LONG)
   nothing_BTS = jnp.zeros((1, 1, 1), bool)
-  attend = jax.jit(functools.partial(implementations.fused, scale=1.0))
+  attend = jax.jit(functools.partial(implementations.fused, how=How(1.0)))
   found = attend(q, k, v, nothing_BTS)
   mean = jnp.broadcast_to(jnp.mean(v, axis=1, keepdims=True), found.shape)
   np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-6)
@@ -75,10 +75,7 @@ def test_the_kernel_can_be_written_for_a_gpu(dtype):
         k,
         v,
         mask_BTS,
-        scale=0.5,
-        scores=attention.additive_scores,
-        w=w,
-        drop=Drop(key, 0.1),
+        How(0.5, attention.additive_scores, w, drop=Drop(key, 0.1)),
       ),
       q,
       k,
@@ -122,12 +119,12 @@ def test_auto_takes_blocks_where_scores_are_large():
     w = jax.ShapeDtypeStruct((8, 64), jnp.float32)
     see_all = jnp.ones((1, 1, 1), bool)
     one = SCORES[score]
-    attend = functools.partial(
-      implementations.by_shape, scale=1.0, scores=one.scores
-    )
-    program = jax.make_jaxpr(
-      lambda q, w: attend(q, q, q, see_all, w=w if one.parameter else None)
-    )(q, w)
+
+    def attend(q, w):
+      how = How(1.0, one.scores, w if one.parameter else None)
+      return implementations.by_shape(q, q, q, see_all, how)
+
+    program = jax.make_jaxpr(attend)(q, w)
     return 'custom_vjp' in str(program)
 
   assert not runs_in_blocks('dot', 256)
@@ -155,8 +152,7 @@ def test_what_cannot_be_is_refused():
   (q, k, v, w, *_), _ = arrays('additive', LONG)
   see_all = jnp.ones((1, 1, 1), bool)
   with pytest.raises(ValueError, match='dot score'):
-    implementations.fused(
-      q, k, v, see_all, scale=1.0, scores=attention.additive_scores, w=w
-    )
+    how = How(1.0, attention.additive_scores, w)
+    implementations.fused(q, k, v, see_all, how)
   with pytest.raises(ValueError, match='additive score'):
-    kernel.attention(q, k, v, see_all, scale=1.0)
+    kernel.attention(q, k, v, see_all, How(1.0))

@@ -7,6 +7,7 @@ import pytest
 
 from tests.nn import oracle
 from transformer_jax.nn import attention, positions, randomness
+from transformer_jax.nn.attention import How
 from transformer_jax.nn.initializers import INITIALIZATIONS
 
 
@@ -46,7 +47,7 @@ def test_attention_is_the_papers():
   q, k, v = qkv()
   mask_BTS = np.random.default_rng(1).random((2, 5, 7)) < 0.6
   mask_BTS[:, :, 0] = True
-  found = attention.attention(q, k, v, jnp.asarray(mask_BTS), scale=0.5)
+  found = attention.attention(q, k, v, jnp.asarray(mask_BTS), How(0.5))
   for b in range(2):
     for h in range(3):
       head = [np.asarray(x[b, :, h], np.float64) for x in (q, k, v)]
@@ -60,7 +61,7 @@ def test_attention_and_its_gradient_are_those_of_jax():
   mask_BTS = mask_BTS.at[:, :, 0].set(True)
 
   def ours(q, k, v):
-    return jnp.sum(attention.attention(q, k, v, mask_BTS, scale=0.5) ** 2)
+    return jnp.sum(attention.attention(q, k, v, mask_BTS, How(0.5)) ** 2)
 
   def theirs(q, k, v):
     return jnp.sum(

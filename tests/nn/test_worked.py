@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from transformer_jax.nn import attention, norms, positions, randomness
+from transformer_jax.nn.attention import How
 from transformer_jax.nn.initializers import INITIALIZATIONS, QUERY_KEY_INITS
 
 D = 512
@@ -74,7 +75,7 @@ def test_a_bias_is_added_after_the_scale_and_before_the_mask():
   v = jnp.array([1.0, 2.0, 4.0]).reshape(1, 3, 1, 1)
   bias_HTS = jnp.log(jnp.array([[[1.0, 3.0, 9.0]] * 3]))
   see_BTS = jnp.array([[[True, True, False]]])
-  found = attention.attention(q, k, v, see_BTS, scale=7.0, bias_HTS=bias_HTS)
+  found = attention.attention(q, k, v, see_BTS, How(7.0, bias_HTS=bias_HTS))
   # Weights 1 : 3, of values 1 and 2.
   np.testing.assert_allclose(found[0, :, 0, 0], 7 / 4, rtol=1e-6)
 

@@ -7,6 +7,7 @@ import pytest
 
 from transformer_jax.config import ConfigError, MeshConfig, ModelConfig
 from transformer_jax.nn import attention, implementations, randomness
+from transformer_jax.nn.attention import How
 from transformer_jax.training import ring, sharding, state
 
 B, T, H, K = 4, 16, 4, 6
@@ -50,17 +51,14 @@ def test_values_and_gradients_are_those_of_the_formula(sizes, score, causal):
 
   def of(attend):
     def value(q, k, v, w, bias, scale):
-      mixed = attend(
-        q,
-        k,
-        v,
-        mask,
-        scale=scale,
-        scores=attention.SCORES[score].scores,
-        w=w if w.ndim else None,
-        bias_HTS=bias,
-        drop=attention.Drop(key, 0.3),
+      how = How(
+        scale,
+        attention.SCORES[score].scores,
+        w if w.ndim else None,
+        bias,
+        attention.Drop(key, 0.3),
       )
+      mixed = attend(q, k, v, mask, how)
       return jnp.sum(mixed * weigh), mixed
 
     both = jax.value_and_grad(value, argnums=tuple(range(6)), has_aux=True)
@@ -111,5 +109,5 @@ def test_the_formula_serves_what_is_small_on_each_device(monkeypatch):
   q_BTHK = jnp.zeros((16, 2, 1, 8))
   for layout in (sharding.Layout(mesh), state.ALONE):
     attend = ring.serve(ModelConfig(), layout, platform='cpu').attend
-    attend(q_BTHK, q_BTHK, q_BTHK, jnp.ones((16, 2, 2), bool), scale=1.0)
+    attend(q_BTHK, q_BTHK, q_BTHK, jnp.ones((16, 2, 2), bool), How(1.0))
   assert served == ['formula', 'blocks']

@@ -14,9 +14,14 @@ from jax import Array
 
 from transformer_jax.ablation.probes import PARAMETERS, seen_pairs
 from transformer_jax.config import Config
-from transformer_jax.nn.attention import attention_weights
+from transformer_jax.nn.attention import (
+  How,
+  all_scores,
+  attention_weights,
+  mix,
+)
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.nn.watch import SITES, Place, mix, scored, watch
+from transformer_jax.nn.watch import SITES, Place, watch
 from transformer_jax.training.state import Numbers, loss_function
 
 
@@ -65,8 +70,8 @@ def head_distances(
 ) -> dict[str, np.ndarray]:
   """{site: [N, H, H]}, the distance of every two heads of a layer."""
 
-  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, **settings):
-    scores_BHTS = scored(q_BTHK, k_BSHK, settings)
+  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):
+    scores_BHTS = all_scores(q_BTHK, k_BSHK, how)
     weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
     see_BTS = seen_pairs(place.site, mask_BTS, batch)
     return mix(weights_BHTS, v_BSHE), distances(weights_BHTS, see_BTS)
@@ -103,8 +108,8 @@ def knock_out(
         for other in SITES:
           kept[other].append(without if other == site else whole[other])
 
-  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, **settings):
-    mixed_BTHE = model.attend(q_BTHK, k_BSHK, v_BSHE, mask_BTS, **settings)
+  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):
+    mixed_BTHE = model.attend(q_BTHK, k_BSHK, v_BSHE, mask_BTS, how)
     keep_H = place.inputs.astype(mixed_BTHE.dtype)
     return mixed_BTHE * keep_H[None, None, :, None], ()
 

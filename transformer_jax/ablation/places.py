@@ -81,10 +81,7 @@ def decodability(
     _, seen = watch(
       model,
       lambda watched: watched.apply(variables(params), *batch, method='hidden'),
-      lambda place, *arrays, **settings: (
-        model.attend(*arrays, **settings),
-        (),
-      ),
+      lambda place, *arguments: (model.attend(*arguments), ()),
     )
     return seen.joined
 

@@ -18,9 +18,14 @@ import numpy as np
 from transformer_jax.config import ConfigError
 from transformer_jax.data.tokens import EOS, Vocabularies
 from transformer_jax.inference.grouping import encode
-from transformer_jax.nn.attention import attention_weights
+from transformer_jax.nn.attention import (
+  How,
+  all_scores,
+  attention_weights,
+  mix,
+)
 from transformer_jax.nn.transformer import Transformer, variables
-from transformer_jax.nn.watch import SITES, Place, mix, scored, watch
+from transformer_jax.nn.watch import SITES, Place, watch
 
 TITLES = {
   'encoder_self': 'encoder self-attention',
@@ -79,8 +84,8 @@ def attention_maps(
       raise ConfigError(f'the {side} sentence is empty: there is no map of it')
     rows.append([*ids, EOS])
 
-  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, **settings):
-    scores_BHTS = scored(q_BTHK, k_BSHK, settings)
+  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):
+    scores_BHTS = all_scores(q_BTHK, k_BSHK, how)
     weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
     return mix(weights_BHTS, v_BSHE), weights_BHTS[0]
 

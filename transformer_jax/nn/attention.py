@@ -18,7 +18,7 @@ with embeddings x, and q = x W_q, k = x W_k, v = x W_v.
 >>> weights_BHTS = attention_weights(scores_BHTS, see_BTS)
 >>> (100 * weights_BHTS[0, 0]).round().astype(int).tolist()  # per cent
 [[42, 16, 42], [16, 42, 42], [21, 21, 58]]
->>> mixed_BTHE = attention(q, k, v, see_BTS, scale=4**-0.5)
+>>> mixed_BTHE = attention(q, k, v, see_BTS, How(scale=4**-0.5))
 >>> (10 * mixed_BTHE[0, :, 0]).round().astype(int).tolist()  # in tenths
 [[84, 58], [58, 84], [79, 79]]
 """
@@ -283,6 +283,32 @@ class Drop(NamedTuple):
   rate: Array | float
 
 
+class How(NamedTuple):
+  """What an attention is, beside its queries, keys, values and mask.
+
+  scale: multiplies the scores; a number, traced or not, or one a head, [H];
+    the paper's is K**-0.5.
+  scores: of one of SCORES, or any function of (q, k, w, scale=).
+  w: the parameter of the scores, if they have one.
+  bias_HTS: float32, added to the scaled scores, if any.
+  drop: dropout on the weights, if any.
+  """
+
+  scale: Array | float
+  scores: Callable[..., Array] = dot_scores
+  w: Array | None = None
+  bias_HTS: Array | None = None
+  drop: Drop | None = None
+
+
+def all_scores(q_BTHK: Array, k_BSHK: Array, how: How) -> Array:
+  """float32 scores_BHTS as the softmax reads them, before the mask."""
+  scores_BHTS = how.scores(q_BTHK, k_BSHK, how.w, scale=how.scale)
+  if how.bias_HTS is None:
+    return scores_BHTS
+  return scores_BHTS + how.bias_HTS[None]
+
+
 def attention_weights(scores_BHTS: Array, mask_BTS: Array) -> Array:
   """softmax over the keys that the mask allows.
 
@@ -297,17 +323,15 @@ def attention_weights(scores_BHTS: Array, mask_BTS: Array) -> Array:
   return jax.nn.softmax(masked, axis=-1)
 
 
+def mix(weights_BHTS: Array, v_BSHE: Array) -> Array:
+  """mixed_BTHE: the values by their weights, in the dtype of v."""
+  return jnp.einsum(
+    'BHTS,BSHE->BTHE', weights_BHTS.astype(v_BSHE.dtype), v_BSHE
+  )
+
+
 def attention(
-  q_BTHK: Array,
-  k_BSHK: Array,
-  v_BSHE: Array,
-  mask_BTS: Array,
-  *,
-  scale: Array | float,
-  scores: Callable[..., Array] = dot_scores,
-  w: Array | None = None,
-  bias_HTS: Array | None = None,
-  drop: Drop | None = None,
+  q_BTHK: Array, k_BSHK: Array, v_BSHE: Array, mask_BTS: Array, how: How
 ) -> Array:
   """softmax(scale * scores(q, k) + bias) v of each head.
 
@@ -318,12 +342,7 @@ def attention(
     k_BSHK: keys.
     v_BSHE: values; E need not equal K.
     mask_BTS: bool, true where a query may see a key; axes of size 1 repeat.
-    scale: multiplies the scores; a number, traced or not, or one a head, [H];
-      the paper's is K**-0.5.
-    scores: one of SCORES, or any function of (q, k, w, scale=).
-    w: the parameter of the scores, if they have one.
-    bias_HTS: float32, added to the scaled scores, if any.
-    drop: dropout on the weights, if any.
+    how: scale, scores, bias and dropout.
 
   Returns:
     mixed_BTHE in the dtype of v.
@@ -334,20 +353,15 @@ def attention(
   >>> v = jnp.array([7.0, 9.0]).reshape(1, 2, 1, 1)
   >>> q = jnp.array([0.0, 1.0]).reshape(1, 1, 1, 2)
   >>> see_all = jnp.ones((1, 1, 2), bool)
-  >>> attention(q, k, v, see_all, scale=100.0).item()
+  >>> attention(q, k, v, see_all, How(scale=100.0)).item()
   9.0
 
   Reference: section 3.2.1, eq. 1.
   """
-  scores_BHTS = scores(q_BTHK, k_BSHK, w, scale=scale)
-  if bias_HTS is not None:
-    scores_BHTS = scores_BHTS + bias_HTS[None]
-  weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
-  if drop is not None:
-    weights_BHTS = randomness.dropout(weights_BHTS, drop.key, drop.rate)
-  return jnp.einsum(
-    'BHTS,BSHE->BTHE', weights_BHTS.astype(v_BSHE.dtype), v_BSHE
-  )
+  weights_BHTS = attention_weights(all_scores(q_BTHK, k_BSHK, how), mask_BTS)
+  if how.drop is not None:
+    weights_BHTS = randomness.dropout(weights_BHTS, *how.drop)
+  return mix(weights_BHTS, v_BSHE)
 
 
 def causal_mask_BTS(length: int) -> Array:

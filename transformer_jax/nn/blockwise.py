@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from transformer_jax.nn import randomness
-from transformer_jax.nn.attention import MASKED, Drop, dot_scores
+from transformer_jax.nn.attention import MASKED, Drop, How
 
 # Numbers that a tile may hold; measured on two cores, where a tile then stays
 # in the cache: `python -m experiments.bench --suite=attention`.
@@ -83,12 +83,8 @@ def attention(
   k_BSHK: Array,
   v_BSHE: Array,
   mask_BTS: Array,
+  how: How,
   *,
-  scale: Array | float,
-  scores: Callable[..., Array] = dot_scores,
-  w: Array | None = None,
-  bias_HTS: Array | None = None,
-  drop: Drop | None = None,
   blocks: tuple[int, int] | None = None,
 ) -> Array:
   """softmax(scale * scores(q, k) + bias) v of each head, tile by tile.
@@ -104,15 +100,19 @@ def attention(
 
   >>> q = k = v = jnp.ones((1, 1000, 1, 2))
   >>> see_all = jnp.ones((1, 1, 1000), bool)
-  >>> attention(q, k, v, see_all, scale=1.0, blocks=(64, 64))[0, 999, 0]
+  >>> attention(q, k, v, see_all, How(1.0), blocks=(64, 64))[0, 999, 0]
   Array([1., 1.], dtype=float32)
   """
-  inputs = Inputs(
-    q_BTHK, k_BSHK, v_BSHE, w, jnp.asarray(scale, jnp.float32), bias_HTS
-  )
+  inputs = inputs_of(q_BTHK, k_BSHK, v_BSHE, how)
   mask_BTS = jnp.broadcast_to(mask_BTS, (*mask_BTS.shape[:2], k_BSHK.shape[1]))
-  given = Given(mask_BTS, drop, Origin())
-  return _attend(form_of(inputs, scores, blocks), inputs, given)
+  given = Given(mask_BTS, how.drop, Origin())
+  return _attend(form_of(inputs, how.scores, blocks), inputs, given)
+
+
+def inputs_of(q_BTHK: Array, k_BSHK: Array, v_BSHE: Array, how: How) -> Inputs:
+  """All of it that has a gradient."""
+  scale = jnp.asarray(how.scale, jnp.float32)
+  return Inputs(q_BTHK, k_BSHK, v_BSHE, how.w, scale, how.bias_HTS)
 
 
 def form_of(
@@ -130,8 +130,9 @@ def form_of(
   B, T, H, _ = inputs.q_BTHK.shape
   S = inputs.k_BSHK.shape[1]
   if blocks is None:
-    q, k, _, w, scale, _ = inputs
-    pairs = TILE_NUMBERS // (B * H * held_by(scores, q, k, w, scale))
+    how = How(inputs.scale, scores, inputs.w)
+    held = held_by(how, inputs.q_BTHK, inputs.k_BSHK)
+    pairs = TILE_NUMBERS // (B * H * held)
     side = 1 << max(pairs, 1).bit_length() // 2
     side = min(max(side, LEAST_BLOCK), LARGEST_BLOCK)
     blocks = (side, side)
@@ -147,13 +148,7 @@ def _even(length: int, block: int) -> int:
   return -(-length // -(-length // block))
 
 
-def held_by(
-  scores: Callable[..., Array],
-  q_BTHK: Array,
-  k_BSHK: Array,
-  w: Array | None,
-  scale: Array,
-) -> int:
+def held_by(how: How, q_BTHK: Array, k_BSHK: Array) -> int:
   """Numbers that a score holds for one query and one key of a head.
 
   1 for products; K for the additive score. It is read from the program, so
@@ -164,8 +159,8 @@ def held_by(
     jax.ShapeDtypeStruct((1, side, *x.shape[2:]), x.dtype)
     for x in (q_BTHK, k_BSHK)
   )
-  program = jax.make_jaxpr(lambda q, k, w, c: scores(q, k, w, scale=c))(
-    q, k, w, scale
+  program = jax.make_jaxpr(lambda q, k, w, c: how.scores(q, k, w, scale=c))(
+    q, k, how.w, jnp.asarray(how.scale, jnp.float32)
   )
   sizes = [
     math.prod(getattr(var.aval, 'shape', ()))

@@ -23,7 +23,7 @@ from jax import Array
 
 from transformer_jax.config import ConfigError, ModelConfig
 from transformer_jax.nn import attention, blockwise, kernel
-from transformer_jax.nn.attention import Drop, dot_scores
+from transformer_jax.nn.attention import How, dot_scores
 
 Attend = Callable[..., Array]
 
@@ -53,12 +53,8 @@ def by_shape(
   k_BSHK: Array,
   v_BSHE: Array,
   mask_BTS: Array,
+  how: How,
   *,
-  scale: Array | float,
-  scores: Callable[..., Array] = dot_scores,
-  w: Array | None = None,
-  bias_HTS: Array | None = None,
-  drop: Drop | None = None,
   devices: int = 1,
 ) -> Array:
   """`attention.attention`: the formula where it is small, else in blocks.
@@ -68,22 +64,11 @@ def by_shape(
   Args:
     devices: that share out rows and heads, each with its part of the scores.
   """
-  held = blockwise.held_by(
-    scores, q_BTHK, k_BSHK, w, jnp.asarray(scale, jnp.float32)
-  )
+  held = blockwise.held_by(how, q_BTHK, k_BSHK)
   most = NAIVE_NUMBERS if held == 1 else NAIVE_NUMBERS_WIDE
   small = numbers_held(q_BTHK, k_BSHK, held) <= most * devices
-  return (attention.attention if small else blockwise.attention)(
-    q_BTHK,
-    k_BSHK,
-    v_BSHE,
-    mask_BTS,
-    scale=scale,
-    scores=scores,
-    w=w,
-    bias_HTS=bias_HTS,
-    drop=drop,
-  )
+  attend = attention.attention if small else blockwise.attention
+  return attend(q_BTHK, k_BSHK, v_BSHE, mask_BTS, how)
 
 
 def cudnn_takes(q_BTHK: Array, v_BSHE: Array, bias_HTS: Array | None) -> bool:
@@ -98,12 +83,8 @@ def fused(
   k_BSHK: Array,
   v_BSHE: Array,
   mask_BTS: Array,
+  how: How,
   *,
-  scale: Array | float,
-  scores: Callable[..., Array] = dot_scores,
-  w: Array | None = None,
-  bias_HTS: Array | None = None,
-  drop: Drop | None = None,
   backend: str = 'xla',
 ) -> Array:
   """`attention.attention` of the dot score, by `jax.nn`.
@@ -116,9 +97,9 @@ def fused(
   Raises:
     ValueError: another score, or dropout of weights, which it does not have.
   """
-  if scores is not dot_scores or w is not None or drop is not None:
+  if how.scores is not dot_scores or how.drop is not None:
     raise ValueError('fused attention takes the dot score without dropout')
-  q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype).reshape(1, 1, -1, 1)
+  q_BTHK = q_BTHK * jnp.asarray(how.scale, q_BTHK.dtype).reshape(1, 1, -1, 1)
   T, S = q_BTHK.shape[1], k_BSHK.shape[1]
   K, E = q_BTHK.shape[-1], v_BSHE.shape[-1]
   # One width for all three: zeros change no product.
@@ -134,7 +115,7 @@ def fused(
     q,
     k,
     v,
-    None if bias_HTS is None else bias_HTS[None],
+    None if how.bias_HTS is None else how.bias_HTS[None],
     (mask_BTS | ~sees_BT[..., None])[:, None],
     scale=1.0,
     implementation='cudnn' if backend == 'cudnn' else 'xla',
@@ -144,25 +125,12 @@ def fused(
 
 
 def fused_on_gpu(
-  q_BTHK: Array,
-  k_BSHK: Array,
-  v_BSHE: Array,
-  mask_BTS: Array,
-  *,
-  bias_HTS: Array | None = None,
-  **more,
+  q_BTHK: Array, k_BSHK: Array, v_BSHE: Array, mask_BTS: Array, how: How
 ) -> Array:
   """`fused` by cuDNN where it takes the shapes, else by XLA."""
-  takes = cudnn_takes(q_BTHK, v_BSHE, bias_HTS)
-  return fused(
-    q_BTHK,
-    k_BSHK,
-    v_BSHE,
-    mask_BTS,
-    bias_HTS=bias_HTS,
-    backend='cudnn' if takes else 'xla',
-    **more,
-  )
+  takes = cudnn_takes(q_BTHK, v_BSHE, how.bias_HTS)
+  backend = 'cudnn' if takes else 'xla'
+  return fused(q_BTHK, k_BSHK, v_BSHE, mask_BTS, how, backend=backend)
 
 
 FUNCTIONS: dict[str, Attend] = {

@@ -23,8 +23,8 @@ from transformer_jax.nn import randomness
 from transformer_jax.nn.attention import (
   MASKED,
   Drop,
+  How,
   additive_scores,
-  dot_scores,
 )
 
 TILES = (32, 32)
@@ -54,12 +54,8 @@ def attention(
   k_BSHK: Array,
   v_BSHE: Array,
   mask_BTS: Array,
+  how: How,
   *,
-  scale: Array | float,
-  scores: Callable[..., Array] = dot_scores,
-  w: Array | None = None,
-  bias_HTS: Array | None = None,
-  drop: Drop | None = None,
   tiles: tuple[int, int] = TILES,
   interpret: bool = False,
 ) -> Array:
@@ -77,7 +73,8 @@ def attention(
   Raises:
     ValueError: another score, or a bias.
   """
-  if scores is not additive_scores or w is None or bias_HTS is not None:
+  w = how.w
+  if how.scores is not additive_scores or w is None or how.bias_HTS is not None:
     raise ValueError('the kernel takes the additive score without a bias')
   T, S, K, E = q_BTHK.shape[1], *k_BSHK.shape[1::2], v_BSHE.shape[3]
   t, s = -T % tiles[0], -S % tiles[1]
@@ -85,17 +82,14 @@ def attention(
     max(1 << (n - 1).bit_length(), LEAST_WIDTH) - n for n in (K, E)
   )
   # Zeros in w: further hidden units add nothing.
-  w_HK = w * jnp.asarray(scale, w.dtype).reshape(-1, 1)
+  w_HK = w * jnp.asarray(how.scale, w.dtype).reshape(-1, 1)
   mask_BTS = jnp.broadcast_to(mask_BTS, (*mask_BTS.shape[:2], S))
   mask_BTS = jnp.pad(
     mask_BTS.astype(jnp.int8),
     ((0, 0), (0, t if mask_BTS.shape[1] > 1 else 0), (0, s)),
   )
-  if drop is None:
-    drop = Drop(jnp.zeros((2,), jnp.uint32), 0.0)
-    drops = 'none'
-  else:
-    drops = 'weights'
+  drop = how.drop or Drop(jnp.zeros((2,), jnp.uint32), 0.0)
+  drops = 'weights' if how.drop else 'none'
   rate = jnp.asarray(drop.rate, jnp.float32).reshape(1)
   mixed_BHTE: Any = _attend(
     Form(*tiles, S, drops, interpret),

@@ -239,16 +239,15 @@ class MultiHeadAttention(Module):
     scale = getattr(around.scales, self.site)
     if self.scale_H is not None:
       scale = scale * self.scale_H
-    mixed_BTHE = self.mix(
-      _turned(q_BTHK, around.turn),
-      *keys_values,
-      mask_BTS,
+    how = attention.How(
       scale=scale,
       scores=attention.SCORES[self.config.score].scores,
       w=self.w_score,
       bias_HTS=around.bias_HTS,
       drop=drop,
     )
+    q_BTHK = _turned(q_BTHK, around.turn)
+    mixed_BTHE = self.mix(q_BTHK, *keys_values, mask_BTS, how)
     return attention.join_heads(mixed_BTHE, self.w_o)
 
 

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
@@ -46,22 +45,6 @@ class Seen(NamedTuple):
   sites: dict[str, Any]
 
 
-def scored(q_BTHK: Array, k_BSHK: Array, settings: Mapping[str, Any]) -> Array:
-  """float32 scores_BHTS as the softmax reads them, before the mask."""
-  scores_BHTS = settings['scores'](
-    q_BTHK, k_BSHK, settings['w'], scale=settings['scale']
-  )
-  bias_HTS = settings['bias_HTS']
-  return scores_BHTS if bias_HTS is None else scores_BHTS + bias_HTS[None]
-
-
-def mix(weights_BHTS: Array, v_BSHE: Array) -> Array:
-  """mixed_BTHE, the values by their weights."""
-  return jnp.einsum(
-    'BHTS,BSHE->BTHE', weights_BHTS.astype(v_BSHE.dtype), v_BSHE
-  )
-
-
 @dataclasses.dataclass
 class _Layer:
   """One layer while it is traced."""
@@ -82,8 +65,8 @@ def watch(
   Args:
     model: to be watched; its own attention function is not called.
     call: applies the model that it is given.
-    look: (place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, **settings of
-      `attention.attention`) -> (mixed_BTHE, arrays to keep).
+    look: (place, and the arguments of `attention.attention`) ->
+      (mixed_BTHE, arrays to keep).
     inputs: {site: arrays with a leading N}; a layer's slice comes to `look` in
       its place. All that is differentiated or mapped over goes here.
 
@@ -94,10 +77,10 @@ def watch(
   seen = Seen({}, {})
   layers: list[_Layer] = []
 
-  def attend(*arrays: Array, **settings: Any) -> Array:
+  def attend(*arguments: Any) -> Array:
     place = layers[-1].place
     assert place is not None, 'attention outside of a layer'
-    mixed_BTHE, layers[-1].kept[place.site] = look(place, *arrays, **settings)
+    mixed_BTHE, layers[-1].kept[place.site] = look(place, *arguments)
     return mixed_BTHE
 
   def stack(run, name, x_BTD, apply, inputs_N=None, dropout=None):

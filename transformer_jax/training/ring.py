@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from transformer_jax.config import ConfigError, ModelConfig
 from transformer_jax.nn import blockwise, implementations
-from transformer_jax.nn.attention import Drop, dot_scores
+from transformer_jax.nn.attention import Drop, How
 from transformer_jax.training.sharding import ROWS, Layout, spec
 from transformer_jax.training.state import Alone
 
@@ -76,34 +76,32 @@ class Ring:
     k_BSHK: Array,
     v_BSHE: Array,
     mask_BTS: Array,
-    *,
-    scale: Array | float,
-    scores: Callable[..., Array] = dot_scores,
-    w: Array | None = None,
-    bias_HTS: Array | None = None,
-    drop: Drop | None = None,
+    how: How,
   ) -> Array:
     B, T = q_BTHK.shape[:2]
     S = k_BSHK.shape[1]
     mask_BTS = jnp.broadcast_to(mask_BTS, (*mask_BTS.shape[:2], S))
-    scale = jnp.asarray(scale, jnp.float32)
     sizes = self.mesh.shape
     rows, sequence, heads, _ = spec('BTHK', sizes)
     mask_spec = P(
       rows if mask_BTS.shape[0] == B > 1 else None,
       sequence if mask_BTS.shape[1] == T > 1 else None,
     )
-    inputs = blockwise.Inputs(q_BTHK, k_BSHK, v_BSHE, w, scale, bias_HTS)
+    inputs = blockwise.inputs_of(q_BTHK, k_BSHK, v_BSHE, how)
     places = [spec(letters, sizes) for letters in ('BTHK', 'BSHK', 'BSHE')]
-    places += [P(heads), P(heads) if scale.ndim else P(), P(heads, sequence)]
+    places += [
+      P(heads),
+      P(heads) if inputs.scale.ndim else P(),
+      P(heads, sequence),
+    ]
     placed = blockwise.Inputs._make(places)
     return jax.shard_map(
-      functools.partial(_own, scores, sizes[AXIS]),
+      functools.partial(_own, how.scores, sizes[AXIS]),
       mesh=self.mesh,
       in_specs=(placed, mask_spec, P()),
       out_specs=spec('BTHE', sizes),
       check_vma=False,
-    )(inputs, mask_BTS, drop)
+    )(inputs, mask_BTS, how.drop)
 
 
 def _own(
