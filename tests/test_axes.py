@@ -23,12 +23,13 @@ from transformer_jax.config import FIELDS
 from transformer_jax.inference.translate import STRATEGIES
 from transformer_jax.nn import (
   attention,
+  embeddings,
   implementations,
   initializers,
   layers,
   norms,
   positions,
-  transformer,
+  stack,
 )
 from transformer_jax.nn.transformer import (
   Transformer,
@@ -54,13 +55,13 @@ TABLES = {
   'model.position_join': (positions.JOINS,),
   'model.norm_order': (layers.ENTER, layers.LEAVE),
   'model.activation': (layers.ACTIVATIONS,),
-  'model.position': (transformer.POSITIONS,),
-  'model.position_decoder': (transformer.POSITIONS,),
-  'model.embedding_scale': (transformer.EMBEDDING_SCALES,),
+  'model.position': (embeddings.POSITIONS,),
+  'model.position_decoder': (embeddings.POSITIONS,),
+  'model.embedding_scale': (embeddings.EMBEDDING_SCALES,),
   'model.initialization': (initializers.INITIALIZATIONS,),
   'model.compute_dtype': (layers.DTYPES,),
   'model.attention_implementation': (implementations.IMPLEMENTATIONS,),
-  'model.layer_loop': (transformer.LAYER_LOOPS,),
+  'model.layer_loop': (stack.LAYER_LOOPS,),
   'optim.schedule': (optim.SCHEDULES,),
   'decode.strategy': (STRATEGIES,),
 }

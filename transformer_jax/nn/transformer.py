@@ -1,16 +1,15 @@
 """The encoder-decoder of figure 1: token ids in, logits out."""
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from transformer_jax.config import ModelConfig
 from transformer_jax.data.tokens import BOS, PAD
-from transformer_jax.nn import attention, norms, positions, randomness
+from transformer_jax.nn import attention
+from transformer_jax.nn.embeddings import Embedding, Positions
 from transformer_jax.nn.layers import (
   Around,
   DecoderLayer,
@@ -23,6 +22,7 @@ from transformer_jax.nn.layers import (
   site_scales,
   within,
 )
+from transformer_jax.nn.stack import Stack, unchanged
 
 
 class Memory(NamedTuple):
@@ -49,198 +49,6 @@ class Cache(NamedTuple):
 def shift_right(target_BT: Array) -> Array:
   """What the decoder reads: BOS, then the target without its last token."""
   return jnp.pad(target_BT[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
-
-
-EMBEDDING_SCALES = {'sqrt_d_model': math.sqrt, 'none': lambda d_model: 1.0}
-
-
-class Embedding(Module):
-  """A table of vectors, times sqrt(d_model) on the way in (3.4)."""
-
-  vocabulary: int
-
-  def setup(self):
-    c, V = self.config, self.vocabulary
-    join = positions.JOINS[c.position_join]
-    D, _ = join.widths(c.d_model, c.d_position)
-    # The variance is that of d_model also where the embedding is narrower.
-    self.w_VD = self.parameter('w_VD', 'embedding', (V, D), (V, c.d_model))
-
-  def __call__(self, tokens_BT: Array) -> Array:
-    scale = EMBEDDING_SCALES[self.config.embedding_scale](self.config.d_model)
-    return jnp.take(self.w_VD, tokens_BT, axis=0) * self.dtype(scale)
-
-
-class Position(NamedTuple):
-  """How a stack knows where a token stands.
-
-  table: (Positions, length) -> [length or more, width], joined to the
-    embedding; zeros where the position comes in elsewhere.
-  turn: (length, d_k) -> angles by which queries and keys are turned, or None.
-  parameter: name of its parameter, or ''.
-  """
-
-  table: Callable[..., Any] = lambda own, length: jnp.zeros((length, own.width))
-  turn: Callable[..., Any] = lambda length, d_k: None
-  parameter: str = ''
-
-
-# position (3.5).
-POSITIONS = {
-  'sinusoid': Position(
-    lambda own, length: positions.sinusoid_TD(length, own.width)
-  ),
-  'learned': Position(lambda own, length: own.w_TD, parameter='w_TD'),
-  'none': Position(),
-  'rotary': Position(turn=positions.rotary),
-  'relative': Position(parameter='w_bias_UH'),
-}
-
-
-class Positions(Module):
-  """Where the tokens of a stack stand (3.5).
-
-  Attributes:
-    config: of the model.
-    side: encoder or decoder.
-  """
-
-  side: str
-
-  def setup(self):
-    c = self.config
-    join, D = positions.JOINS[c.position_join], c.d_model
-    _, self.width = join.widths(D, c.d_position)
-    self.kind = POSITIONS[c.at('position', self.side)]
-    table, buckets = (c.max_positions, self.width), (positions.BUCKETS, c.heads)
-    shapes = {'w_TD': ('positions', table), 'w_bias_UH': ('w_bias_UH', buckets)}
-    own = {
-      name: self.parameter(name, role, shape, shape)
-      for name, (role, shape) in shapes.items()
-      if name == self.kind.parameter
-    }
-    self.w_TD, self.w_bias_UH = own.get('w_TD'), own.get('w_bias_UH')
-    maps = {
-      name: self.parameter(name, join.role, (D, D), (D, D))
-      for name in join.maps
-    }
-    self.w_token_DD = maps.get('w_token_DD')
-    self.w_position_DD = maps.get('w_position_DD')
-
-  def __call__(self, x_BTD: Array, start: Array | int, length: int) -> Array:
-    """x, standing at positions start, start + 1, ... below `length`."""
-    table_TD = jnp.asarray(self.kind.table(self, length), self.dtype)
-    rows_TD = jax.lax.dynamic_slice_in_dim(table_TD, start, x_BTD.shape[1])
-    join = positions.JOINS[self.config.position_join].join
-    return join(x_BTD, rows_TD, self.w_token_DD, self.w_position_DD)
-
-  def turn(
-    self, start: Array | int, queries: int, length: int
-  ) -> positions.Turn | None:
-    """The angles of `queries` positions from `start` on, if there are any."""
-    found = self.kind.turn(length, self.config.d_k)
-    if found is None:
-      return None
-    return positions.Turn(
-      *(
-        jax.lax.dynamic_slice_in_dim(jnp.asarray(table_TC), start, queries)
-        for table_TC in found
-      )
-    )
-
-  def bias_HTS(
-    self, start: Array | int, queries: int, keys: int
-  ) -> Array | None:
-    """Of queries at `start`, start + 1, ... on keys 0, 1, ..., if any."""
-    if self.w_bias_UH is None:
-      return None
-    return positions.relative_bias_HTS(
-      self.w_bias_UH.astype(jnp.float32),
-      start,
-      queries,
-      keys,
-      both_ways=self.side == 'encoder',
-    )
-
-
-# layer_loop: how many of N layers are written out in the program at a time.
-LAYER_LOOPS = {'scan': lambda layers: 1, 'unroll': lambda layers: layers}
-
-
-def unchanged(body: Callable) -> Callable:
-  """The body of a layer as it is."""
-  return body
-
-
-class Stack(Module):
-  """N equal layers, their parameters one tree with a leading N."""
-
-  layer: type[EncoderLayer] | type[DecoderLayer]
-  mix: Callable[..., Array]
-  around: Callable[[Callable], Callable]
-
-  def setup(self):
-    one = self.layer(self.config, self.mix, parent=None)
-
-    def draw(key, kind):
-      numbers_N = jnp.arange(self.config.layers)
-      keys_N = jax.vmap(lambda n: randomness.at(key, n))(numbers_N)
-      return jax.vmap(
-        lambda key: one.init({'params': key}, method='declare').get(kind, {})
-      )(keys_N)
-
-    self.layers = self.own('layers', lambda key: draw(key, 'params'))
-    self.statistics = [
-      self.variable(
-        'statistics', 'layers', draw, randomness.seed_key(0), 'statistics'
-      )
-      for _ in norms.NORMS[self.config.norm].statistics[:1]
-    ]
-
-  def __call__(
-    self,
-    x_BTD: Array,
-    apply: Callable,
-    inputs_N: Any = None,
-    dropout: Dropout | None = None,
-  ) -> tuple[Array, Any]:
-    """x through the layers, first to last.
-
-    Args:
-      x_BTD: what the first layer reads.
-      apply: (layer bound to its parameters, x_BTD, its slice of inputs_N, its
-        dropout) -> (x_BTD, what to keep of the layer).
-      inputs_N: arrays with a leading N, or None.
-      dropout: of the stack.
-
-    Returns:
-      What the last layer gives, and what was kept, with a leading N.
-    """
-    one = self.layer(self.config, self.mix, parent=None)
-
-    learns = self.is_mutable_collection('statistics')
-    learns = learns and not self.is_initializing()
-
-    def body(x_BTD, slice_N):
-      n, own, inputs = slice_N
-      layer = one.bind(own, mutable=['statistics'] if learns else False)
-      x_BTD, kept = apply(layer, x_BTD, inputs, within(dropout, n))
-      return x_BTD, (kept, layer.variables.get('statistics', {}))
-
-    body = self.around(body)
-    if self.config.remat == 'layer':
-      body = jax.checkpoint(body)
-    numbers_N = jnp.arange(self.config.layers)
-    own_N = {'params': self.layers}
-    if self.statistics:
-      own_N['statistics'] = self.statistics[0].value
-    unroll = LAYER_LOOPS[self.config.layer_loop](self.config.layers)
-    x_BTD, (kept_N, statistics_N) = jax.lax.scan(
-      body, x_BTD, (numbers_N, own_N, inputs_N), unroll=unroll
-    )
-    for entry in self.statistics if learns else ():
-      entry.value = statistics_N
-    return x_BTD, kept_N
 
 
 class Transformer(Module):

@@ -15,7 +15,8 @@ from flax import linen as nn
 from jax import Array
 
 from transformer_jax.nn.layers import MultiHeadAttention
-from transformer_jax.nn.transformer import Stack, Transformer
+from transformer_jax.nn.stack import Stack
+from transformer_jax.nn.transformer import Transformer
 
 SITES = ('encoder_self', 'decoder_self', 'cross')
 
