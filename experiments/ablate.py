@@ -69,10 +69,10 @@ def show_studies() -> None:
 
 def describe(study, seeds: int) -> str:
   """What would be run."""
-  from transformer_jax.ablation import study as study_lib
+  from transformer_jax.ablation import cells as cells_lib
   from transformer_jax.ablation.runner import chunks
 
-  cells = study_lib.cells(study, range(seeds), None)
+  cells = cells_lib.cells(study, range(seeds), None)
   batches = chunks(cells)
   steps = sum(cell.config.train.steps for cell in cells)
   lines = [
@@ -130,20 +130,17 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     show_studies()
     return 0
   from experiments import studies
+  from transformer_jax.ablation import checks, runner
   from transformer_jax.ablation import folder as folder_lib
-  from transformer_jax.ablation import runner
-  from transformer_jax.ablation import study as study_lib
   from transformer_jax.ablation.screen import Screen
   from transformer_jax.training import record
   from transformer_jax.training.guard import stop_signal
 
   check(options)
   number, of = shard(options.shard)
-  study = study_lib.with_overrides(
-    studies.load(options.study), options.overrides
-  )
+  study = checks.with_overrides(studies.load(options.study), options.overrides)
   if options.dry_run:
-    study_lib.check_apart(study, options.seeds or study.seeds)
+    checks.check_apart(study, options.seeds or study.seeds)
     print(describe(study, options.seeds or study.seeds))
     return 0
   folder = record.open_folder(options.workdir)

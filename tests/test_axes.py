@@ -10,15 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.choices import (
-  BATCH,
-  V,
-  baseline,
-  each,
-  golden,
-  neutral,
-  trained,
-)
+from tests.choices import BATCH, V, baseline, each, golden, neutral, trained
 from transformer_jax.config import FIELDS
 from transformer_jax.inference.translate import STRATEGIES
 from transformer_jax.nn import (
@@ -31,11 +23,7 @@ from transformer_jax.nn import (
   positions,
   stack,
 )
-from transformer_jax.nn.transformer import (
-  Transformer,
-  shift_right,
-  variables,
-)
+from transformer_jax.nn.transformer import Transformer, shift_right, variables
 from transformer_jax.training import optim
 from transformer_jax.training.checkpoint import Checkpoints
 

@@ -19,11 +19,7 @@ from experiments.bench.measure import (
   take_turns,
 )
 from transformer_jax.config import Config, DecodeConfig
-from transformer_jax.data.tokens import (
-  SPECIAL,
-  SymbolVocabulary,
-  Vocabularies,
-)
+from transformer_jax.data.tokens import SPECIAL, SymbolVocabulary, Vocabularies
 from transformer_jax.inference.translate import translate_sentences
 from transformer_jax.nn import randomness
 from transformer_jax.nn.transformer import Transformer, initial_params

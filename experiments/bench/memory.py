@@ -23,11 +23,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.nn import randomness
 from transformer_jax.training import fit
-from transformer_jax.training.state import (
-  initial_state,
-  numbers,
-  train_steps,
-)
+from transformer_jax.training.state import initial_state, numbers, train_steps
 
 # Linux: writing 5 there sets the most that was resident to what is resident.
 RESET = pathlib.Path('/proc/self/clear_refs')

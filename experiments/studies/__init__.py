@@ -9,7 +9,8 @@ import importlib
 import pathlib
 import pkgutil
 
-from transformer_jax.ablation.study import Study, check
+from transformer_jax.ablation.checks import check
+from transformer_jax.ablation.study import Study
 from transformer_jax.config import ConfigError, closest
 
 DEFAULT = 'paper'

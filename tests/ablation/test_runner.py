@@ -14,9 +14,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.presets import PRESETS
+from transformer_jax.ablation import checks, runner, tuning
 from transformer_jax.ablation import folder as folder_lib
-from transformer_jax.ablation import runner, tuning
-from transformer_jax.ablation import study as study_lib
 from transformer_jax.ablation.screen import Screen
 from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
 from transformer_jax.training import population
@@ -38,6 +37,8 @@ STUDY = Study(
     'train.evaluate_every': 4,
     'train.log_every': 4,
     'train.save_every': 2,
+    # On one of the tests' eight devices; test_population.py has several.
+    'mesh.data': 1,
   },
   arms=(
     Arm('scaled', {}),
@@ -65,7 +66,7 @@ def programs_as_in_a_worker():
 @pytest.fixture(scope='module')
 def study(tmp_path_factory):
   cache = str(tmp_path_factory.getbasetemp() / 'cache')
-  return study_lib.with_overrides(STUDY, {'data.cache_dir': cache})
+  return checks.with_overrides(STUDY, {'data.cache_dir': cache})
 
 
 def job(study, folder, *, seeds=None, stop=lambda: 0, tuned=''):
@@ -190,7 +191,7 @@ def test_diverged_runs_are_counted_not_lost(study, tmp_path):
     primary=(Primary('wild', 'scaled'),),
   )
   folder = tmp_path / 'wild'
-  assert runner.run(job(study_lib.check(wild), folder)) == 0
+  assert runner.run(job(checks.check(wild), folder)) == 0
   row = json.loads((folder / 'summary.json').read_text())[0]
   assert row['diverged'] == 3
   assert 'signed-rank' in row['test']
@@ -211,7 +212,7 @@ def test_twins_differ_by_nothing(study, tmp_path):
     primary=(Primary('twin', 'one'),),
   )
   folder = tmp_path / 'aa'
-  assert runner.run(job(study_lib.check(twins), folder)) == 0
+  assert runner.run(job(checks.check(twins), folder)) == 0
   for row in json.loads((folder / 'summary.json').read_text()):
     assert row['difference'] == 0
     assert row['verdict'] in ('no verdict', 'not enough evidence')
@@ -219,7 +220,7 @@ def test_twins_differ_by_nothing(study, tmp_path):
 
 @pytest.mark.slow
 def test_rates_are_chosen_apart_and_committed(study, tmp_path):
-  tuned = study_lib.check(
+  tuned = checks.check(
     dataclasses.replace(
       study,
       tuning=LearningRates((1e-3, 2e-3), (5,), (100, 101, 102)),
@@ -242,7 +243,7 @@ def test_rates_are_chosen_apart_and_committed(study, tmp_path):
   # Committed with a study they are used; of another study they are not.
   text = (folder / 'tuning.json').read_text()
   assert tuning.fits(tuned, text)
-  other = study_lib.with_overrides(tuned, {'model.d_ff': 64})
+  other = checks.with_overrides(tuned, {'model.d_ff': 64})
   assert not tuning.fits(other, text)
   again = tmp_path / 'again'
   assert runner.run(job(tuned, again, tuned=text)) == 0
@@ -259,9 +260,9 @@ import jax
 from tests.ablation import test_runner
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_disable_most_optimizations', True)
-from transformer_jax.ablation import runner, study
+from transformer_jax.ablation import checks, runner
 folder, cache, number = sys.argv[1:]
-own = study.with_overrides(test_runner.STUDY, {'data.cache_dir': cache})
+own = checks.with_overrides(test_runner.STUDY, {'data.cache_dir': cache})
 job = test_runner.job(own, pathlib.Path(folder))
 job = job._replace(shard=runner.Shard(int(number), 2))
 runner.MEMBERS['cpu'] = 4

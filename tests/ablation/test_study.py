@@ -5,15 +5,17 @@ import re
 
 import pytest
 
+from transformer_jax.ablation import cells as cells_lib
+from transformer_jax.ablation import checks
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import study as study_lib
+from transformer_jax.ablation.checks import check
 from transformer_jax.ablation.study import (
   Arm,
   LearningRates,
   Primary,
   Study,
   axis,
-  check,
   one_factor,
   product,
   zipped,
@@ -98,14 +100,14 @@ def test_the_declaration_is_accepted():
 
 
 def test_overrides_reach_all_arms_and_never_an_axis():
-  study = study_lib.with_overrides(STUDY, {'model.d_ff': 64})
+  study = checks.with_overrides(STUDY, {'model.d_ff': 64})
   assert {
-    study_lib.arm_config(study, arm).model.d_ff for arm in study.arms
+    cells_lib.arm_config(study, arm).model.d_ff for arm in study.arms
   } == {64}
   with pytest.raises(ConfigError, match='--model.scale is an axis'):
-    study_lib.with_overrides(STUDY, {'model.scale': 'none'})
+    checks.with_overrides(STUDY, {'model.scale': 'none'})
   with pytest.raises(ConfigError, match="the seeds are the study's"):
-    study_lib.with_overrides(STUDY, {'train.seed': 3})
+    checks.with_overrides(STUDY, {'train.seed': 3})
 
 
 def test_combinators():
@@ -135,8 +137,8 @@ def test_combinators():
 def test_identity_is_of_what_decides_the_result():
   def one(variant='baseline', seed=0, **values):
     dotted = {name.replace('__', '.'): value for name, value in values.items()}
-    study = study_lib.with_overrides(STUDY, dotted)
-    return study_lib.cell(study, variant, seed=seed, phase='paper').identity
+    study = checks.with_overrides(STUDY, dotted)
+    return cells_lib.cell(study, variant, seed=seed, phase='paper').identity
 
   same = one()
   assert one(train__log_every=7) == same
@@ -153,7 +155,7 @@ def test_identity_is_of_what_decides_the_result():
 
 def test_two_arms_of_one_config_are_two_cells():
   twins = check(changed(arms=(Arm('a', {}), Arm('b', {})), primary=()))
-  found = study_lib.cells(twins, range(2), None)
+  found = cells_lib.cells(twins, range(2), None)
   assert len({cell.identity for cell in found}) == 4
 
 
@@ -162,7 +164,7 @@ def test_cells_go_by_seed_then_arm():
     'baseline': {'optim.learning_rate': 1.0},
     'scale=none': {'optim.learning_rate': 2.0},
   }
-  found = study_lib.cells(STUDY, [0, 1], recipes)
+  found = cells_lib.cells(STUDY, [0, 1], recipes)
   assert [(c.seed, c.variant, c.phase) for c in found[:4]] == [
     (0, 'baseline', 'paper'),
     (0, 'baseline', 'tuned'),
@@ -180,10 +182,10 @@ def test_folder_keeps_the_declaration(tmp_path):
   # More seeds later: the plan stays, what is beyond it is exploratory.
   again = folder_lib.declare(tmp_path, STUDY, seeds=9)
   assert again.seeds == 4
-  late = study_lib.cell(again, 'baseline', seed=4, phase='paper')
-  planned = study_lib.cell(again, 'baseline', seed=3, phase='paper')
-  assert study_lib.is_exploratory(again, late)
-  assert not study_lib.is_exploratory(again, planned)
+  late = cells_lib.cell(again, 'baseline', seed=4, phase='paper')
+  planned = cells_lib.cell(again, 'baseline', seed=3, phase='paper')
+  assert cells_lib.is_exploratory(again, late)
+  assert not cells_lib.is_exploratory(again, planned)
   with pytest.raises(ConfigError, match='seeds 100, 101, 102 are used for'):
     folder_lib.declare(tmp_path, STUDY, seeds=200)
 
@@ -195,11 +197,11 @@ def test_seeds_asked_for_first_are_the_plan(tmp_path):
 
 def test_folder_of_another_study_is_refused(tmp_path):
   folder_lib.declare(tmp_path, STUDY, seeds=None)
-  other = study_lib.with_overrides(STUDY, {'model.d_ff': 64})
+  other = checks.with_overrides(STUDY, {'model.d_ff': 64})
   with pytest.raises(ConfigError, match='another study.*its baseline differ'):
     folder_lib.declare(tmp_path, other, seeds=None)
   # A field of the run alone is no other study.
-  logged = study_lib.with_overrides(STUDY, {'train.log_every': 7})
+  logged = checks.with_overrides(STUDY, {'train.log_every': 7})
   folder_lib.declare(tmp_path, logged, seeds=None)
 
 
@@ -216,7 +218,7 @@ def test_changed_declaration_is_noticed(tmp_path):
 @pytest.mark.parametrize('name', ['result.json', 'metrics.jsonl'])
 def test_damaged_cell_is_no_result(tmp_path, capsys, name):
   study = folder_lib.declare(tmp_path, STUDY, seeds=None)
-  cell = study_lib.cell(study, 'baseline', seed=0, phase='paper')
+  cell = cells_lib.cell(study, 'baseline', seed=0, phase='paper')
   place = folder_lib.begin(tmp_path, study, cell)
   (place / 'metrics.jsonl').write_text(
     '{"step": 1, "split": "validation", "loss": 0.5}\n'

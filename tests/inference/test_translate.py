@@ -9,11 +9,7 @@ import pytest
 from transformer_jax.config import FIELDS, ConfigError
 from transformer_jax.data.tokens import EOS
 from transformer_jax.inference.evaluate import score_pairs
-from transformer_jax.inference.grouping import (
-  group_by_length,
-  pad,
-  round_width,
-)
+from transformer_jax.inference.grouping import group_by_length, pad, round_width
 from transformer_jax.inference.translate import (
   STRATEGIES,
   Translation,

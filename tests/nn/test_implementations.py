@@ -7,12 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.nn.test_blockwise import (
-  LONG,
-  arrays,
-  masked,
-  value_and_gradients,
-)
+from tests.nn.test_blockwise import LONG, arrays, masked, value_and_gradients
 from transformer_jax.config import Config, ConfigError, override, validate
 from transformer_jax.nn import (
   attention,

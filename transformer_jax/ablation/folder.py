@@ -22,8 +22,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from transformer_jax.ablation import cells as cells_lib
+from transformer_jax.ablation import checks
 from transformer_jax.ablation import study as study_lib
-from transformer_jax.ablation.study import Cell, Overrides, Study
+from transformer_jax.ablation.cells import Cell
+from transformer_jax.ablation.study import Overrides, Study
 from transformer_jax.config import ConfigError
 from transformer_jax.training import record
 
@@ -86,7 +89,7 @@ def declare(folder: pathlib.Path, study: Study, *, seeds: int | None) -> Study:
   """
   path = folder / STUDY
   if not path.exists():
-    planned = study if seeds is None else study_lib.with_seeds(study, seeds)
+    planned = study if seeds is None else checks.with_seeds(study, seeds)
     body = study_lib.to_dict(planned)
     write_json(path, dict(study=body, hash=study_lib.study_hash(planned)))
   planned = read_study(folder)
@@ -101,7 +104,7 @@ def declare(folder: pathlib.Path, study: Study, *, seeds: int | None) -> Study:
       f'{folder} holds another study ({planned.name}: its '
       f'{", ".join(different)} differ); take another --workdir'
     )
-  study_lib.check_apart(planned, seeds or planned.seeds)
+  checks.check_apart(planned, seeds or planned.seeds)
   return planned
 
 
@@ -142,7 +145,7 @@ def begin(folder: pathlib.Path, study: Study, cell: Cell) -> pathlib.Path:
     variant=cell.variant,
     seed=cell.seed,
     phase=cell.phase,
-    exploratory=study_lib.is_exploratory(study, cell),
+    exploratory=cells_lib.is_exploratory(study, cell),
     config=study_lib.deviations(cell.config),
   )
   write_json(place / 'cell.json', body)
@@ -243,7 +246,7 @@ def seeds_begun(folder: pathlib.Path) -> list[int]:
 def read_results(folder: str | os.PathLike[str], study: Study) -> list[Result]:
   """Results of the paper and tuned phases, by seed and then by arm."""
   place = pathlib.Path(folder).expanduser()
-  every = study_lib.cells(study, seeds_begun(place), recipes(place))
+  every = cells_lib.cells(study, seeds_begun(place), recipes(place))
   found = (read_result(place, cell) for cell in every)
   return [result for result in found if result is not None]
 

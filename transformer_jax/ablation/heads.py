@@ -14,12 +14,7 @@ from jax import Array
 
 from transformer_jax.ablation.probes import PARAMETERS, seen_pairs
 from transformer_jax.config import Config
-from transformer_jax.nn.attention import (
-  How,
-  all_scores,
-  attention_weights,
-  mix,
-)
+from transformer_jax.nn.attention import How, all_scores, attention_weights, mix
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.nn.watch import SITES, Place, watch
 from transformer_jax.training.state import Numbers, loss_function

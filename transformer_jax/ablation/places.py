@@ -12,11 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.data.tokens import PAD
-from transformer_jax.nn.transformer import (
-  Transformer,
-  shift_right,
-  variables,
-)
+from transformer_jax.nn.transformer import Transformer, shift_right, variables
 from transformer_jax.nn.watch import watch
 
 RIDGE = 1e-3  # of the mean square of the features

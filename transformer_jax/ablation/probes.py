@@ -20,12 +20,7 @@ from jax import Array
 from transformer_jax.config import Config, DataConfig, DecodeConfig, TrainConfig
 from transformer_jax.data.tokens import PAD
 from transformer_jax.nn.attention import PROJECTIONS as PROJECTIONS_OF
-from transformer_jax.nn.attention import (
-  How,
-  all_scores,
-  attention_weights,
-  mix,
-)
+from transformer_jax.nn.attention import How, all_scores, attention_weights, mix
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.nn.watch import SITES, Place, watch
 from transformer_jax.training.state import Numbers, loss_function, program

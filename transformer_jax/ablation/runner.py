@@ -17,27 +17,20 @@ from typing import NamedTuple
 
 import jax
 
+from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import conclusion, tuning
 from transformer_jax.ablation import folder as folder_lib
-from transformer_jax.ablation import study as study_lib
+from transformer_jax.ablation.cells import Cell
 from transformer_jax.ablation.generating import Generating
 from transformer_jax.ablation.outcome import result_of
 from transformer_jax.ablation.probing import Probing
 from transformer_jax.ablation.screen import Screen
-from transformer_jax.ablation.study import Cell, Study
-from transformer_jax.config import (
-  ConfigError,
-  DataConfig,
-)
-from transformer_jax.data.batches import (
-  Corpus,
-  open_corpus,
-)
+from transformer_jax.ablation.study import Study
+from transformer_jax.config import ConfigError, DataConfig
+from transformer_jax.data.batches import Corpus, open_corpus
 from transformer_jax.training import lock, population, replicas, sharding
 from transformer_jax.training.guard import FINISHED, PREEMPTED
-from transformer_jax.training.loop import (
-  use_compilation_cache,
-)
+from transformer_jax.training.loop import use_compilation_cache
 from transformer_jax.training.population import Member, can_share
 from transformer_jax.training.replicas import Watcher
 
@@ -128,13 +121,13 @@ def run(job: Job) -> int:
     ConfigError: anything that the user has to mend.
   """
   study = job.study
-  use_compilation_cache(study_lib.arm_config(study, study.arms[0]))
+  use_compilation_cache(cells_lib.arm_config(study, study.arms[0]))
   recipes = None
   if study.tuning is not None:
     if not tune(job):
       return PREEMPTED
     recipes = folder_lib.recipes(job.folder)
-  cells = study_lib.cells(study, range(job.seeds), recipes)
+  cells = cells_lib.cells(study, range(job.seeds), recipes)
   if not work(job, cells):
     return PREEMPTED
   write_tables(job.folder, study)

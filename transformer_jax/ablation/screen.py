@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from transformer_jax.ablation import folder as folder_lib
-from transformer_jax.ablation.study import Cell
+from transformer_jax.ablation.cells import Cell
 
 EVERY = 10.0  # seconds between lines while a population trains
 

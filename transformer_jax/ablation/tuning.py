@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import study as study_lib
-from transformer_jax.ablation.study import Cell, Overrides, Study
+from transformer_jax.ablation.cells import Cell
+from transformer_jax.ablation.study import Overrides, Study
 
 FACTOR = 2.0  # between neighbouring rates
 MOST_EXTENSIONS = 3  # rates that are added on each side, at most
@@ -43,7 +45,7 @@ class Grid:
 
   def runs(self, study: Study, recipe: Overrides) -> list[Cell]:
     return [
-      study_lib.cell(
+      cells_lib.cell(
         study, self.variant, seed=seed, phase='tune', recipe=recipe
       )
       for seed in self.seeds
@@ -148,7 +150,7 @@ def chosen(
 def fingerprint(study: Study) -> str:
   """Of all that the choice depends on: configs of the arms, and the grid."""
   configs = {
-    arm.name: study_lib.deviations(study_lib.arm_config(study, arm))
+    arm.name: study_lib.deviations(cells_lib.arm_config(study, arm))
     for arm in study.arms
   }
   rates = study.tuning and dataclasses.asdict(study.tuning)

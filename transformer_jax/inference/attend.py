@@ -18,12 +18,7 @@ import numpy as np
 from transformer_jax.config import ConfigError
 from transformer_jax.data.tokens import EOS, Vocabularies
 from transformer_jax.inference.grouping import encode
-from transformer_jax.nn.attention import (
-  How,
-  all_scores,
-  attention_weights,
-  mix,
-)
+from transformer_jax.nn.attention import How, all_scores, attention_weights, mix
 from transformer_jax.nn.transformer import Transformer, variables
 from transformer_jax.nn.watch import SITES, Place, watch
 

@@ -20,12 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from transformer_jax.nn import randomness
-from transformer_jax.nn.attention import (
-  MASKED,
-  Drop,
-  How,
-  additive_scores,
-)
+from transformer_jax.nn.attention import MASKED, Drop, How, additive_scores
 
 TILES = (32, 32)
 LEAST_WIDTH = 16  # of a matrix product in Triton

@@ -35,10 +35,7 @@ from transformer_jax.data.batches import (
 from transformer_jax.inference.evaluate import Scores, row_sums, summarise
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer, with_statistics
-from transformer_jax.training.loop import (
-  EVALUATION_TOKENS,
-  run_key,
-)
+from transformer_jax.training.loop import EVALUATION_TOKENS, run_key
 from transformer_jax.training.state import (
   Metrics,
   Numbers,

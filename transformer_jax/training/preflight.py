@@ -16,11 +16,7 @@ from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Batch
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import fit, program, ring, sharding
-from transformer_jax.training.state import (
-  initial_state,
-  numbers,
-  train_step,
-)
+from transformer_jax.training.state import initial_state, numbers, train_step
 
 TOPOLOGIES = 'v5e:2x2, v5e:4x4, v5e:16x16, v5p:2x2x1, v6e:4x4'
 

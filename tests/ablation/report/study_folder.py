@@ -10,14 +10,8 @@ import pathlib
 import numpy as np
 
 from transformer_jax.ablation import folder, pairs, stats
-from transformer_jax.ablation.study import (
-  Arm,
-  Cell,
-  LearningRates,
-  Primary,
-  Study,
-  cell,
-)
+from transformer_jax.ablation.cells import Cell, cell
+from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
 from transformer_jax.inference import attend
 
 STEPS = (50, 100, 200, 300, 400)

@@ -13,10 +13,11 @@ import numpy as np
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import published as held
 from transformer_jax.ablation import table3
+from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.report import answers
 from transformer_jax.ablation.report.reading import PAPER, Results
 from transformer_jax.ablation.report.tables import Table
-from transformer_jax.ablation.study import Value, arm_config
+from transformer_jax.ablation.study import Value
 from transformer_jax.config import Config
 
 

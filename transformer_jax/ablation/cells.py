@@ -1,0 +1,88 @@
+"""The runs that follow from a study: arms times seeds times recipes."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
+from transformer_jax import config as config_lib
+from transformer_jax.ablation.study import (
+  Arm,
+  Overrides,
+  Phase,
+  Study,
+  deviations,
+  find_arm,
+)
+from transformer_jax.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One run of a study."""
+
+  study: str
+  variant: str
+  seed: int
+  phase: Phase
+  config: Config
+
+  @property
+  def identity(self) -> str:
+    """The hash of all that its result depends on.
+
+    Of the config only what differs from the defaults, so that a new axis
+    leaves old results valid. The variant belongs to it: two arms of one
+    config (a twin) are two runs. The phase does not: where tuning chooses the
+    paper's own recipe, the run is there already.
+    """
+    text = json.dumps([self.variant, deviations(self.config)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def arm_config(study: Study, arm: Arm) -> Config:
+  """The config of an arm, under the recipe that all arms share."""
+  shared = config_lib.override(Config(), study.baseline)
+  return config_lib.override(shared, arm.overrides)
+
+
+def cell(
+  study: Study,
+  variant: str,
+  *,
+  seed: int,
+  phase: Phase,
+  recipe: Overrides | None = None,
+) -> Cell:
+  """One run; recipe: learning rate and warmup, the shared ones by default."""
+  config = arm_config(study, find_arm(study, variant))
+  values = {**(recipe or {}), 'train.seed': seed}
+  config = config_lib.override(config, values)
+  return Cell(study.name, variant, seed, phase, config)
+
+
+def cells(
+  study: Study, seeds: Iterable[int], recipes: Mapping[str, Overrides] | None
+) -> list[Cell]:
+  """The runs that are judged, by seed and then by arm.
+
+  Args:
+    study: checked.
+    seeds: to run.
+    recipes: variant -> what tuning chose for it; None: no tuned phase.
+  """
+  found = []
+  for seed in seeds:
+    for arm in study.arms:
+      found.append(cell(study, arm.name, seed=seed, phase='paper'))
+      if recipes is not None:
+        recipe = recipes[arm.name]
+        found.append(
+          cell(study, arm.name, seed=seed, phase='tuned', recipe=recipe)
+        )
+  return found
+
+
+def is_exploratory(study: Study, one: Cell) -> bool:
+  """Whether its seed was not planned when the study was declared."""
+  return one.phase != 'tune' and one.seed >= study.seeds

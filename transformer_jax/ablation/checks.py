@@ -1,0 +1,182 @@
+"""A study is checked before anything of it is written."""
+
+import dataclasses
+
+from transformer_jax import config as config_lib
+from transformer_jax.ablation.cells import arm_config
+from transformer_jax.ablation.sequential import check_looks
+from transformer_jax.ablation.stats import MOST_PRIMARY
+from transformer_jax.ablation.study import (
+  FREE_RUNNING,
+  METRICS,
+  Overrides,
+  Study,
+  check_field,
+  find_arm,
+)
+from transformer_jax.config import ConfigError, closest
+
+ROLES = ('', 'control', 'known_bad')
+FEWEST_TUNING_SEEDS = 3
+# What a tuning phase sets, and no arm may.
+TUNED = ('optim.learning_rate', 'optim.warmup_steps')
+
+
+def check(study: Study) -> Study:
+  """The study, if it can be run as declared.
+
+  Raises:
+    ConfigError: one line that names what is wrong.
+  """
+  _check_arms(study)
+  _check_primary(study)
+  _check_seeds(study)
+  if study.threshold is None and any(
+    p.metric == 'steps_to_threshold' for p in study.primary
+  ):
+    raise ConfigError(f'{_of(study)}: steps_to_threshold needs a threshold')
+  for arm in study.arms:
+    try:
+      config = arm_config(study, arm)
+      config_lib.validate(config)
+    except ConfigError as error:
+      raise ConfigError(f'{_of(study)}, arm {arm.name}: {error}') from None
+    if config.train.patience:
+      raise ConfigError(
+        f'{_of(study)}: train.patience={config.train.patience} would stop '
+        'arms at different steps; verdicts are at a fixed one'
+      )
+  return study
+
+
+def _of(study: Study) -> str:
+  return f'study {study.name}'
+
+
+def _check_arms(study: Study) -> None:
+  names = [arm.name for arm in study.arms]
+  if not names:
+    raise ConfigError(f'{_of(study)} has no arms')
+  twice = next((name for name in names if names.count(name) > 1), None)
+  if twice is not None:
+    raise ConfigError(f'{_of(study)} has two arms named {twice}')
+  for path in (*study.axes, *study.baseline):
+    check_field(path)
+  for path in (*TUNED, 'train.seed'):
+    if path in study.axes and (study.tuning or path == 'train.seed'):
+      raise ConfigError(f'{_of(study)}: {path} is set by the study, no axis')
+  for arm in study.arms:
+    if arm.role not in ROLES:
+      raise ConfigError(
+        f'{_of(study)}, arm {arm.name}: role {arm.role} is not one of '
+        f'{", ".join(filter(None, ROLES))}'
+      )
+    for path in arm.overrides:
+      if path not in study.axes:
+        raise ConfigError(
+          f'{_of(study)}: arm {arm.name} varies {path}, which is not among '
+          f'the declared axes ({", ".join(study.axes) or "none"})'
+        )
+
+
+def _check_primary(study: Study) -> None:
+  for name in study.free_running:
+    if name not in FREE_RUNNING:
+      raise ConfigError(
+        f'{_of(study)}: free_running {name} is not one of '
+        f'{", ".join(FREE_RUNNING)}{closest(name, FREE_RUNNING)}'
+      )
+  if len(study.primary) > MOST_PRIMARY:
+    raise ConfigError(
+      f'{_of(study)} has {len(study.primary)} primary comparisons; at most '
+      f'{MOST_PRIMARY}: each one more makes all of them weaker'
+    )
+  for one in study.primary:
+    find_arm(study, one.variant)
+    find_arm(study, one.baseline)
+    if one.variant == one.baseline:
+      raise ConfigError(f'{_of(study)} compares {one.variant} with itself')
+    if one.metric not in METRICS:
+      raise ConfigError(
+        f'{_of(study)}: metric {one.metric} is not one of {", ".join(METRICS)}'
+        f'{closest(one.metric, METRICS)}'
+      )
+    if one.metric in FREE_RUNNING and one.metric not in study.free_running:
+      raise ConfigError(
+        f'{_of(study)}: metric {one.metric} must be among its free_running'
+      )
+    if one.better != METRICS[one.metric]:
+      raise ConfigError(
+        f'{_of(study)}: better {one.metric} is {METRICS[one.metric]}, '
+        f'not {one.better}'
+      )
+    if one.margin is not None and not one.margin > 0:
+      raise ConfigError(f'{_of(study)}: margin {one.margin} must be positive')
+
+
+def _check_seeds(study: Study) -> None:
+  try:
+    looks = check_looks(study.looks)
+  except ValueError as error:
+    raise ConfigError(f'{_of(study)}: {error}') from None
+  if looks[-1] != study.seeds:
+    raise ConfigError(
+      f'{_of(study)}: the last look is at {looks[-1]} seeds, and '
+      f'{study.seeds} are planned'
+    )
+  tuning = study.tuning
+  if tuning is None:
+    return
+  if len(set(tuning.seeds)) < FEWEST_TUNING_SEEDS:
+    raise ConfigError(
+      f'{_of(study)}: tuning takes at least {FEWEST_TUNING_SEEDS} different '
+      f'seeds, not {len(set(tuning.seeds))}'
+    )
+  if not tuning.rates or not tuning.warmups:
+    raise ConfigError(f'{_of(study)}: tuning needs rates and warmups')
+  if min(tuning.rates) <= 0 or min(tuning.warmups) < 1:
+    raise ConfigError(f'{_of(study)}: rates and warmups must be positive')
+  check_apart(study, study.seeds)
+
+
+def check_apart(study: Study, seeds: int) -> None:
+  """Refuse seeds that have been used to choose a learning rate.
+
+  Raises:
+    ConfigError: seeds 0 .. seeds - 1 collide with those of tuning.
+  """
+  used = study.tuning.seeds if study.tuning else ()
+  shared = sorted(set(used) & set(range(seeds)))
+  if shared:
+    raise ConfigError(
+      f'{_of(study)}: seeds {", ".join(map(str, shared))} are used for tuning '
+      'and for testing; a rate must be judged on seeds that did not choose it'
+    )
+
+
+def with_overrides(study: Study, values: Overrides) -> Study:
+  """The same study with these fields changed in all arms.
+
+  Raises:
+    ConfigError: a field that is an axis of the study, or its seed.
+  """
+  for path in values:
+    if path in study.axes:
+      raise ConfigError(
+        f'--{path} is an axis of study {study.name}: its arms vary it'
+      )
+    if path == 'train.seed':
+      raise ConfigError("--train.seed: the seeds are the study's; see --seeds")
+  if not values:
+    return study
+  return check(
+    dataclasses.replace(study, baseline={**study.baseline, **values})
+  )
+
+
+def with_seeds(study: Study, seeds: int) -> Study:
+  """The study planned for this many seeds: looks beyond it are dropped."""
+  if seeds < 1:
+    raise ConfigError(f'--seeds={seeds} must be at least 1')
+  looks = (*(look for look in study.looks if look < seeds), seeds)
+  return check(dataclasses.replace(study, seeds=seeds, looks=looks))
