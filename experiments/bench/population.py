@@ -89,7 +89,7 @@ def suite(overrides: dict[str, Any], rounds: int) -> list[Row]:
   """Rows of the population suite."""
   config = config_of(overrides)
   corpus: Corpus = open_corpus(config.data, workdir=None, progress=print)
-  place = population.here(jax.local_devices()[:1])
+  place = population.on(jax.local_devices()[:1])
   sizes = {
     str(n): Population(members(config, n), corpus, place, n) for n in SIZES
   }

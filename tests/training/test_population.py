@@ -22,7 +22,7 @@ from transformer_jax.training.state import numbers
 
 SYMBOLS = 12  # of the task, with the special ones
 FIELDS = {'model.dropout': 0.1, 'data.cache_dir': '/nowhere'}
-HERE = population.here(jax.devices()[:1])
+HERE = population.on(jax.devices()[:1])
 AT_ONCE = population.Place('gpu', HERE.devices)
 
 
@@ -135,7 +135,7 @@ def test_members_are_bitwise_the_lone_runs(configs, corpus):
 
 
 def test_several_devices_share_out_members(configs, corpus, tmp_path):
-  several = population.here(jax.devices()[:2])
+  several = population.on(jax.devices()[:2])
   own = Population(members(configs), corpus, several, room=3)
   one = Population(members(configs), corpus, HERE, room=4)
   assert own.room == 4

@@ -258,13 +258,13 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
     generating.look(step, n, weights)
 
   mesh = sharding.make_mesh(cells[0].config.mesh)
-  devices = population.here(sharding.of_a_population(mesh))
-  in_turn = devices.platform in MEMBERS
+  where = population.on(sharding.of_a_population(mesh))
+  in_turn = where.platform in MEMBERS
   outcomes = replicas.train(
     members,
     corpus,
     folder=place,
-    place=devices,
+    place=where,
     room=chunk.room if in_turn else len(members),
     watcher=Watcher(
       stop=job.stop,

@@ -119,7 +119,7 @@ class Place:
     return Mesh(np.array(self.devices), ('replica',))
 
 
-def here(devices: Sequence[Any]) -> Place:
+def on(devices: Sequence[Any]) -> Place:
   """Members on these devices, in the way of their platform."""
   return Place(devices[0].platform, tuple(devices))
 
