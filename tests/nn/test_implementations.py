@@ -108,6 +108,40 @@ def test_auto_is_a_rule_of_config_and_platform():
   assert 'no float32' in served('gpu').why
 
 
+@pytest.mark.parametrize(
+  ('T', 'S', 'width', 'dtype', 'taken'),
+  [
+    (64, 32, 64, jnp.bfloat16, True),
+    (64, 32, 64, jnp.float32, False),
+    (64, 32, 12, jnp.bfloat16, False),
+    (63, 32, 64, jnp.bfloat16, False),
+    (64, 31, 64, jnp.bfloat16, False),
+    (4096, 4095, 64, jnp.bfloat16, False),
+  ],
+)
+def test_what_cudnn_refuses_goes_by_shape(
+  T, S, width, dtype, taken, monkeypatch
+):
+  """As `check_is_flash_attention` of jax has it, with the mask as a bias."""
+  backends = []
+
+  def fused(q, *given, backend):
+    backends.append(backend)
+    return q
+
+  monkeypatch.setattr(implementations, 'fused', fused)
+  q, k = (jax.ShapeDtypeStruct((1, n, 8, width), dtype) for n in (T, S))
+  see_all = jnp.ones((1, 1, 1), bool)
+
+  def attend(q, k):
+    return implementations.fused_on_gpu(q, k, k, see_all, How(1.0))
+
+  program = str(jax.make_jaxpr(attend)(q, k))
+  assert backends == ['cudnn'] * taken
+  # Never the quadratic program where scores are large.
+  assert ('custom_vjp' in program) == (not taken and T == 4096)
+
+
 def test_auto_takes_blocks_where_scores_are_large():
   def runs_in_blocks(score, T):
     q = jax.ShapeDtypeStruct((1, T, 8, 64), jnp.float32)

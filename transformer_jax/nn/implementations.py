@@ -72,10 +72,16 @@ def by_shape(
 
 
 def cudnn_takes(q_BTHK: Array, v_BSHE: Array, bias_HTS: Array | None) -> bool:
-  """cuDNN's attention takes half precision and widths of 8, 16, ... 128."""
+  """cuDNN's attention takes half precision and widths of 8, 16, ... 128.
+
+  And lengths that are even: what we mask is a bias there, and to train with
+  one it takes no others.
+  """
   width = max(q_BTHK.shape[-1], v_BSHE.shape[-1])
   half = q_BTHK.dtype in (jnp.bfloat16, jnp.float16)
-  return half and width % 8 == 0 and width <= 128 and bias_HTS is None
+  even = q_BTHK.shape[1] % 2 == 0 and v_BSHE.shape[1] % 2 == 0
+  wide = width % 8 == 0 and width <= 128
+  return half and even and wide and bias_HTS is None
 
 
 def fused(
@@ -125,6 +131,22 @@ def fused(
 
 
 def fused_on_gpu(
+  q_BTHK: Array,
+  k_BSHK: Array,
+  v_BSHE: Array,
+  mask_BTS: Array,
+  how: How,
+  *,
+  devices: int = 1,
+) -> Array:
+  """`fused` by cuDNN where it takes the shapes, else `by_shape`."""
+  given = q_BTHK, k_BSHK, v_BSHE, mask_BTS, how
+  if cudnn_takes(q_BTHK, v_BSHE, how.bias_HTS):
+    return fused(*given, backend='cudnn')
+  return by_shape(*given, devices=devices)
+
+
+def fused_as_asked(
   q_BTHK: Array, k_BSHK: Array, v_BSHE: Array, mask_BTS: Array, how: How
 ) -> Array:
   """`fused` by cuDNN where it takes the shapes, else by XLA."""
@@ -133,6 +155,8 @@ def fused_on_gpu(
   return fused(q_BTHK, k_BSHK, v_BSHE, mask_BTS, how, backend=backend)
 
 
+# Those of `auto`, which look at the part of the scores that a device has.
+BY_SHAPE = (by_shape, fused_on_gpu)
 FUNCTIONS: dict[str, Attend] = {
   'naive': attention.attention,
   'blockwise': blockwise.attention,
@@ -152,7 +176,9 @@ def automatic(config: ModelConfig, platform: str) -> Served:
     if config.attention_dropout:
       return Served(by_shape, f'{BLOCKED}: fused attention has no dropout')
     if config.compute_dtype == 'bfloat16':
-      return Served(fused_on_gpu, 'fused: cuDNN where it takes the shapes')
+      return Served(
+        fused_on_gpu, f'cuDNN where it takes the shapes, else {BLOCKED}'
+      )
     return Served(by_shape, f'{BLOCKED}: cuDNN takes no float32')
   return Served(by_shape, BLOCKED)
 
@@ -160,7 +186,7 @@ def automatic(config: ModelConfig, platform: str) -> Served:
 def named_fused(config: ModelConfig, platform: str) -> Served:
   """Fused because it was asked for."""
   if platform == 'gpu':
-    return Served(fused_on_gpu, 'fused, as asked: cuDNN where it takes it')
+    return Served(fused_as_asked, 'fused, as asked: cuDNN where it takes it')
   return Served(fused, 'fused, as asked: by XLA')
 
 

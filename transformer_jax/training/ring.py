@@ -39,7 +39,8 @@ def serve(
   """
   if not isinstance(layout, Layout) or layout.mesh.shape[AXIS] == 1:
     found = implementations.serve(config, platform=platform)
-    if isinstance(layout, Layout) and found.attend is implementations.by_shape:
+    looks = found.attend in implementations.BY_SHAPE
+    if isinstance(layout, Layout) and looks:
       # A program has the shapes of the whole batch, a device has its part.
       shared = functools.partial(found.attend, devices=layout.mesh.size)
       return found._replace(attend=shared)
