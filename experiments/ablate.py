@@ -138,13 +138,22 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
 
   check(options)
   number, of = shard(options.shard)
-  study = checks.with_overrides(studies.load(options.study), options.overrides)
+  declared = studies.load(options.study)
+  study = checks.with_overrides(declared, options.overrides)
+  for name in declared.free_running:
+    if name not in study.free_running:
+      print(f'{name} is left out: this data has none', file=sys.stderr)
   if options.dry_run:
     checks.check_apart(study, options.seeds or study.seeds)
     print(describe(study, options.seeds or study.seeds))
     return 0
   folder = record.open_folder(options.workdir)
-  planned = folder_lib.declare(folder, study, seeds=options.seeds or None)
+  planned = folder_lib.declare(
+    folder,
+    study,
+    seeds=options.seeds or None,
+    overrides=options.overrides,
+  )
   # Fields of the run alone are this command's, whoever declared the study.
   planned = dataclasses.replace(
     planned, baseline={**planned.baseline, **options.overrides}

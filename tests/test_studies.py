@@ -1,9 +1,14 @@
 """The declared studies and the program that runs them."""
 
+import json
+import shlex
+
 import pytest
 
 from experiments import ablate, power, studies
 from transformer_jax import flags
+from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation import runner
 from transformer_jax.ablation import study as study_lib
 
 
@@ -62,6 +67,32 @@ def test_bad_words_are_answered_in_one_line(capsys, words, text):
   code, _, err = answer(capsys, *words)
   assert code == 2
   assert text in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('known', ['known', 'unknown'])
+def test_the_command_to_repeat_a_study_is_of_this_study(
+  capsys, monkeypatch, tmp_path, known
+):
+  monkeypatch.setattr(runner, 'run', lambda job: 75)
+  place = tmp_path / 'my study'
+  words = ['--data.source=files:my corpus', '--model.d_ff=48', '--seeds=3']
+  words += ['--train.log_every=7']
+  assert answer(capsys, '--study=aa', f'--workdir={place}', *words)[0] == 75
+  if known == 'unknown':
+    path = place / 'study.json'
+    body = json.loads(path.read_text())
+    del body['overrides']
+    path.write_text(json.dumps(body))
+  study = folder_lib.read_study(place)
+  command = shlex.split(folder_lib.command(place, study))
+  assert command[:3] == ['python', '-m', 'experiments.ablate']
+  assert set(words[:3]) < set(command) and words[3] not in command
+  assert ('--model.layers=1' in command) == (known == 'unknown')
+  code, _, err = answer(capsys, *command[3:], f'--workdir={tmp_path / "again"}')
+  assert code == 75, err
+  again = folder_lib.read_study(tmp_path / 'again')
+  assert study_lib.essence(again) == study_lib.essence(study)
+  assert again.seeds == study.seeds
 
 
 def test_power_without_a_pilot(capsys, tmp_path):

@@ -2,11 +2,13 @@
 
 import dataclasses
 import re
+import types
+from typing import Any
 
 import pytest
 
 from transformer_jax.ablation import cells as cells_lib
-from transformer_jax.ablation import checks
+from transformer_jax.ablation import checks, conclusion, outcome
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.ablation.checks import check
@@ -21,6 +23,9 @@ from transformer_jax.ablation.study import (
   zipped,
 )
 from transformer_jax.config import ConfigError
+from transformer_jax.inference.evaluate import Scores
+from transformer_jax.training import replicas
+from transformer_jax.training.population import Member
 
 STUDY = Study(
   name='small',
@@ -88,6 +93,11 @@ def changed(**fields) -> Study:
     ),
     (dict(baseline={'model.layers': 0}), 'arm baseline: model.layers=0'),
     (dict(baseline={'train.patience': 2}), 'train.patience=2'),
+    (
+      dict(free_running=('pronoun',)),
+      'arm baseline: free_running pronoun is of task:korean, not of '
+      'data.source=task:',
+    ),
   ],
 )
 def test_a_bad_declaration_is_refused_in_one_line(fields, text):
@@ -108,6 +118,59 @@ def test_overrides_reach_all_arms_and_never_an_axis():
     checks.with_overrides(STUDY, {'model.scale': 'none'})
   with pytest.raises(ConfigError, match="the seeds are the study's"):
     checks.with_overrides(STUDY, {'train.seed': 3})
+
+
+def test_scores_of_one_source_are_left_out_on_other_data():
+  korean = {**STUDY.baseline, 'data.source': 'task:korean'}
+  study = check(changed(baseline=korean, free_running=('generated', 'pronoun')))
+  kept = checks.with_overrides(study, {'model.d_ff': 64})
+  assert kept.free_running == ('generated', 'pronoun')
+  other = checks.with_overrides(study, {'data.source': 'files:corpus'})
+  assert other.free_running == ('generated',)
+  judged = dataclasses.replace(
+    study, primary=(Primary('scale=none', 'baseline', 'pronoun', 'higher'),)
+  )
+  with pytest.raises(ConfigError, match='pronoun must be among its free_run'):
+    checks.with_overrides(judged, {'data.source': 'files:corpus'})
+
+
+def test_a_run_that_never_got_there_is_censored_at_the_planned_last_step():
+  study = checks.with_overrides(STUDY, {'train.steps': 100})
+  cell = cells_lib.cell(study, 'baseline', seed=0, phase='paper')
+  lines = [
+    dict(step=step, split='validation', loss=loss)
+    for step, loss in ((10, 3.0), (20, 2.0))
+  ]
+  early = folder_lib.Result(cell, dict(status='diverged'), tuple(lines))
+  at_once = folder_lib.Result(cell, dict(status='diverged'), ())
+  found = conclusion.crossing([early, at_once], 1.0)
+  assert found.steps_R.tolist() == [100, 100]
+  assert not found.reached_R.any()
+  found = conclusion.crossing([early, at_once], 2.5)
+  assert found.steps_R.tolist() == [20, 100]
+
+
+def test_free_running_scores_stand_in_the_table(monkeypatch, tmp_path):
+  monkeypatch.setattr(outcome, 'unigram_loss', lambda corpus, data: 2.0)
+  monkeypatch.setattr(outcome, '_flops_per_token', lambda *sizes: 1.0)
+  study = folder_lib.declare(
+    tmp_path, changed(free_running=('generated',)), seeds=None
+  )
+  cell = cells_lib.cell(study, 'baseline', seed=0, phase='paper')
+  member = Member(cell.config, folder_lib.begin(tmp_path, study, cell))
+  language = types.SimpleNamespace(size=8)
+  corpus: Any = types.SimpleNamespace(
+    vocabularies=types.SimpleNamespace(source=language, target=language),
+    fingerprint='',
+  )
+  found = replicas.Outcome(None, Scores(1.0, 2.7, 0.5, 0.25, 9, 3), 7, 0.1, 5)
+  written = {'generated': 0.125, 'by_distance': {'3': 0.5}}
+  body = outcome.result_of(study, member, found, corpus, written)
+  assert body['metrics'].items() >= {**written, 'loss': 1.0}.items()
+  folder_lib.write_result(tmp_path, cell, body)
+  rows = folder_lib.table(folder_lib.read_results(tmp_path, study)).split()
+  start = f'small,baseline,0,test,{cell.config.train.steps},'
+  assert {f'{start}generated,0.125', f'{start}loss,1.0'} < set(rows)
 
 
 def test_combinators():

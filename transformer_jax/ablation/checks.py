@@ -9,6 +9,7 @@ from transformer_jax.ablation.stats import MOST_PRIMARY
 from transformer_jax.ablation.study import (
   FREE_RUNNING,
   METRICS,
+  ONLY_OF,
   Overrides,
   Study,
   check_field,
@@ -41,12 +42,23 @@ def check(study: Study) -> Study:
       config_lib.validate(config)
     except ConfigError as error:
       raise ConfigError(f'{_of(study)}, arm {arm.name}: {error}') from None
+    for name in study.free_running:
+      if not _is_given(name, config.data.source):
+        raise ConfigError(
+          f'{_of(study)}, arm {arm.name}: free_running {name} is of '
+          f'{ONLY_OF[name]}, not of data.source={config.data.source}; leave '
+          'it out'
+        )
     if config.train.patience:
       raise ConfigError(
         f'{_of(study)}: train.patience={config.train.patience} would stop '
         'arms at different steps; verdicts are at a fixed one'
       )
   return study
+
+
+def _is_given(name: str, source: str) -> bool:
+  return ONLY_OF.get(name, source) == source
 
 
 def _of(study: Study) -> str:
@@ -157,6 +169,8 @@ def check_apart(study: Study, seeds: int) -> None:
 def with_overrides(study: Study, values: Overrides) -> Study:
   """The same study with these fields changed in all arms.
 
+  On other data it goes without the scores that only its own data can give.
+
   Raises:
     ConfigError: a field that is an axis of the study, or its seed.
   """
@@ -169,9 +183,12 @@ def with_overrides(study: Study, values: Overrides) -> Study:
       raise ConfigError("--train.seed: the seeds are the study's; see --seeds")
   if not values:
     return study
-  return check(
-    dataclasses.replace(study, baseline={**study.baseline, **values})
-  )
+  baseline = {**study.baseline, **values}
+  kept = study.free_running
+  if 'data.source' in values:
+    source = str(values['data.source'])
+    kept = tuple(name for name in kept if _is_given(name, source))
+  return check(dataclasses.replace(study, baseline=baseline, free_running=kept))
 
 
 def with_seeds(study: Study, seeds: int) -> Study:

@@ -46,7 +46,10 @@ def values(results: Sequence[Result], metric: str) -> np.ndarray:
 
 
 def crossing(results: Sequence[Result], threshold: float) -> survival.Crossing:
-  """Steps to a validation loss; a diverged run never gets there."""
+  """Steps to a validation loss; a diverged run never gets there.
+
+  It is censored at the planned last step, however early it ended.
+  """
   rows = [
     {
       line['step']: line['loss']
@@ -55,7 +58,7 @@ def crossing(results: Sequence[Result], threshold: float) -> survival.Crossing:
     }
     for r in results
   ]
-  steps = sorted(set().union(*rows)) or [results[0].cell.config.train.steps]
+  steps = sorted({results[0].cell.config.train.steps}.union(*rows))
   return survival.first_crossing(
     steps,
     [[row.get(step, math.nan) for step in steps] for row in rows],

@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import secrets
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -75,7 +76,13 @@ def _read_json(path: pathlib.Path) -> Any:
 # The declaration.
 
 
-def declare(folder: pathlib.Path, study: Study, *, seeds: int | None) -> Study:
+def declare(
+  folder: pathlib.Path,
+  study: Study,
+  *,
+  seeds: int | None,
+  overrides: Overrides | None = None,
+) -> Study:
   """Write the declaration, or find it written; the study as planned there.
 
   Args:
@@ -83,6 +90,7 @@ def declare(folder: pathlib.Path, study: Study, *, seeds: int | None) -> Study:
     study: checked, with the user's overrides.
     seeds: asked for, None for those planned. They are the plan of a new
       folder; on one that is there, more than planned are exploratory.
+    overrides: those of the user, to be repeated in commands; None: unknown.
 
   Raises:
     ConfigError: the folder is of another study.
@@ -90,8 +98,12 @@ def declare(folder: pathlib.Path, study: Study, *, seeds: int | None) -> Study:
   path = folder / STUDY
   if not path.exists():
     planned = study if seeds is None else checks.with_seeds(study, seeds)
-    body = study_lib.to_dict(planned)
-    write_json(path, dict(study=body, hash=study_lib.study_hash(planned)))
+    body = dict(
+      study=study_lib.to_dict(planned), hash=study_lib.study_hash(planned)
+    )
+    if overrides is not None:
+      body['overrides'] = dict(overrides)
+    write_json(path, body)
   planned = read_study(folder)
   ours, theirs = study_lib.essence(study), study_lib.essence(planned)
   different = [
@@ -126,6 +138,24 @@ def read_study(folder: str | os.PathLike[str]) -> Study:
   if study_lib.study_hash(study) != known:
     raise ConfigError(f'{path} was changed after it was written')
   return study
+
+
+def command(folder: str | os.PathLike[str], study: Study) -> str:
+  """What starts this very study: its seeds as planned, its overrides.
+
+  A folder that does not say what the user overrode repeats all that the arms
+  share.
+  """
+  path = pathlib.Path(folder).expanduser()
+  given = _read_json(path / STUDY).get('overrides', study.baseline)
+  words = [f'--study={study.name}', f'--workdir={folder}']
+  words += [f'--seeds={study.seeds}']
+  words += [
+    f'--{field}={value}'
+    for field, value in study.baseline.items()
+    if field in given and field not in study.axes and study_lib.decides(field)
+  ]
+  return shlex.join(['python', '-m', 'experiments.ablate', *words])
 
 
 # Cells.

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -46,9 +47,22 @@ def _flops_per_token(
 
 
 def result_of(
-  study: Study, member: Member, outcome: Outcome, corpus: Corpus
+  study: Study,
+  member: Member,
+  outcome: Outcome,
+  corpus: Corpus,
+  written: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """What result.json says beside the cell itself."""
+  """What result.json says beside the cell itself.
+
+  Args:
+    study: of the cell.
+    member: of the population, with its folder.
+    outcome: of its training.
+    corpus: it was trained and tested on.
+    written: scores of what it wrote by itself; those that the study asks for
+      stand in the table beside the scores by teacher forcing.
+  """
   config = member.config
   lines = list(record.Metrics(member.folder).lines())
   curve = [x for x in lines if x['split'] == 'validation']
@@ -63,10 +77,11 @@ def result_of(
     steps_to_threshold=reached[0] if reached else None,
   )
   if outcome.scores is not None:
-    metrics |= outcome.scores._asdict()
-    record.Metrics(member.folder).append(
-      [(config.train.steps, 'test', outcome.scores._asdict())]
-    )
+    scores = outcome.scores._asdict()
+    scores |= {x: written[x] for x in study.free_running if x in written}
+    metrics |= scores
+    record.Metrics(member.folder).append([(config.train.steps, 'test', scores)])
+  metrics |= written
   sizes = corpus.vocabularies
   device = jax.local_devices()[0]
   seconds = outcome.step_seconds

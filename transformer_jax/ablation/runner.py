@@ -277,8 +277,8 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
     return False
   for n, cell in enumerate(cells):
     if cell in pending:
-      body = result_of(job.study, members[n], outcomes[n], corpus)
-      body['metrics'] |= generating.scores(n)
+      written = generating.scores(n)
+      body = result_of(job.study, members[n], outcomes[n], corpus, written)
       body['probes'] = probing.series(n)
       folder_lib.write_result(job.folder, cell, body)
   for path in place.iterdir():

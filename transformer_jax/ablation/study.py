@@ -24,6 +24,8 @@ Phase = Literal['tune', 'paper', 'tuned']
 # that some runs never reach (the log-rank test judges it).
 # Scores of what the model writes by itself, which a study asks for by name.
 FREE_RUNNING = {'generated': 'higher', 'pronoun': 'higher'}
+# Scores that only one source of data knows how to give.
+ONLY_OF = {'pronoun': 'task:korean'}
 METRICS = {
   'loss': 'lower',
   'accuracy': 'higher',

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.ablation.report import study_folder
-from transformer_jax.ablation import folder, published, report
+from transformer_jax.ablation import checks, folder, published, report
 from transformer_jax.ablation.report import (
   contents,
   fonts,
@@ -230,6 +230,16 @@ def test_folders_without_results(missing, said, tmp_path):
   study_folder.make_bare(tmp_path, study_folder.declaration())
   (tmp_path / missing).unlink()
   with pytest.raises(ConfigError, match=said):
+    report.write(tmp_path)
+
+
+def test_hint_for_an_unfinished_study_repeats_its_fields(tmp_path):
+  given = {'data.source': 'files:my corpus'}
+  study = checks.with_overrides(study_folder.declaration(), given)
+  folder.declare(tmp_path, study, seeds=2, overrides=given)
+  with pytest.raises(
+    ConfigError, match="--seeds=2 '--data.source=files:my corpus'$"
+  ):
     report.write(tmp_path)
 
 

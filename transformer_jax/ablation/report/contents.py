@@ -1,10 +1,9 @@
 """Everything the report shows, worked out once for page and Markdown."""
 
-import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from transformer_jax.ablation import evidence, sequential
+from transformer_jax.ablation import evidence, folder, sequential
 from transformer_jax.ablation.report import (
   answers,
   figures,
@@ -249,8 +248,6 @@ def _galleries(results: Results) -> list[tuple[str, list[Picture]]]:
 def gather(results: Results) -> Contents:
   """Tables, sentences and pictures of a study."""
   study = results.study
-  seeds = len({run.seed for run in results.runs})
-  name = shlex.quote(study.name)
   return Contents(
     name=study.name,
     question=study.question,
@@ -263,7 +260,6 @@ def gather(results: Results) -> Contents:
     more=_more(results),
     ran=tables.what_ran(results),
     facts=_facts(results),
-    command=f'python -m experiments.ablate --study={name} '
-    f'--workdir={shlex.quote(str(results.path))} --seeds={seeds}',
+    command=folder.command(results.path, study),
     questions=_asked(results),
   )

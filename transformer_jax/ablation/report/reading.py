@@ -148,7 +148,7 @@ def read(workdir: str | pathlib.Path) -> Results:
   if not found or not (place / folder.SUMMARY).exists():
     raise ConfigError(
       f'{place}: study {study.name} has no results yet; finish it with '
-      f'python -m experiments.ablate --study={study.name} --workdir={place}'
+      f'{folder.command(place, study)}'
     )
   tuning = place / folder.TUNING
   return Results(
