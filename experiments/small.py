@@ -1,5 +1,7 @@
 """The small model and embedded task that studies on two cores start from."""
 
+from transformer_jax.ablation.study import LearningRates
+
 # Reverse 8 symbols: the decoder has to look at the other end of the sentence
 # at each step, and the right answer is known.
 SMALL: dict[str, int | float | str] = {
@@ -27,6 +29,16 @@ SMALL: dict[str, int | float | str] = {
   'train.evaluate_every': 50,
   'train.save_every': 250,
 }
+
+# The recipe of SMALL and its neighbours, for each arm to be given its own.
+TUNING = LearningRates(
+  rates=(2e-3, 4e-3, 8e-3), warmups=(100,), seeds=(100, 101, 102)
+)
+# Where arms change what a step does at the start of training, a rate that is
+# too high at first may be right later: a short and a long warmup.
+TUNING_WARMUP = LearningRates(
+  rates=TUNING.rates, warmups=(20, 200), seeds=TUNING.seeds
+)
 
 # Why an arm does not learn, if it does not.
 PROBES = (

@@ -7,8 +7,8 @@ import pytest
 
 from experiments import ablate, power, studies
 from transformer_jax import flags
+from transformer_jax.ablation import checks, runner
 from transformer_jax.ablation import folder as folder_lib
-from transformer_jax.ablation import runner
 from transformer_jax.ablation import study as study_lib
 
 
@@ -36,6 +36,26 @@ def test_default_study_answers_the_founding_questions():
   assert study.seeds >= 5
   assert [arm.role for arm in study.arms].count('known_bad') == 1
   assert study.tuning is not None
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('scaling', 'sites', 'factorial', 'norms'),
+    *('scoring', 'positions', 'projections', 'heads'),
+  ],
+)
+def test_each_arm_chooses_its_rate_and_where_it_matters_its_warmup(name):
+  study = studies.load(name)
+  rates = study.tuning
+  assert rates is not None and len(rates.rates) >= 3
+  assert checks.doubts(study) == []
+  # The shared recipe lies inside the grid.
+  shared = float(study.baseline['optim.learning_rate'])
+  assert min(rates.rates) < shared < max(rates.rates)
+  runs = len(study.arms) * len(rates.rates) * len(rates.warmups)
+  assert f'{runs * len(rates.seeds)} runs of' in study.doc
+  assert f'{len(study.arms) * study.seeds * 2} to judge' in study.doc
 
 
 def test_list_and_dry_run(capsys):

@@ -10,12 +10,16 @@ values of a wide projection it is smaller, so less is left to be scaled.
 
 Expected: the last way is level with the paper's to the last digit of a run;
 folding into the initial values alone lies between it and no factor at all.
-Cost: 80 runs of 500 steps, six programs.
+Each arm chooses its learning rate and warmup as well: then what is left is no
+matter of one rate for all parameters together.
+
+Cost: 144 runs of 500 steps to choose learning rates, 160 to judge, six
+programs; not measured yet.
 
   python -m experiments.ablate --study=factorial --workdir=runs/factorial
 """
 
-from experiments.small import SMALL
+from experiments.small import SMALL, TUNING_WARMUP
 from transformer_jax.ablation.study import (
   Primary,
   Study,
@@ -48,5 +52,6 @@ STUDY = Study(
   ),
   seeds=10,
   looks=(5, 10),
+  tuning=TUNING_WARMUP,
   threshold=1.0,
 )

@@ -8,12 +8,13 @@ another one, so shared queries and keys cost most; shared keys and values cost
 little. A smaller feed-forward would be no control for a saved matrix, so the
 control is the paper's three with d_k cut to the same number of parameters.
 
-Cost: 60 runs of 500 steps, six programs.
+Each arm chooses its learning rate: 54 runs of 500 steps for that, 120 to judge.
+Cost: six programs; not measured yet.
 
   python -m experiments.ablate --study=projections --workdir=runs/projections
 """
 
-from experiments.small import SMALL
+from experiments.small import SMALL, TUNING
 from transformer_jax.ablation.study import Arm, Primary, Study
 
 STUDY = Study(
@@ -40,5 +41,6 @@ STUDY = Study(
   ),
   seeds=10,
   looks=(5, 10),
+  tuning=TUNING,
   threshold=1.0,
 )

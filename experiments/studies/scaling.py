@@ -5,13 +5,17 @@ factor hardly matters; the wider the keys, the more a dot product without one
 loses, while 1/d_k makes the softmax start too flat. Additive attention is
 judged where it is said to win: at large d_k against the unscaled product.
 
-Cost: about ten minutes on two cores, less where keys are narrow; additive at
-d_k = 256 is the dearest arm.
+A factor on the scores is one on the gradients of queries and keys as well, so
+each arm chooses its learning rate and warmup, and the second verdict is the one
+to read.
+
+Cost: 216 runs of 500 steps to choose learning rates, 240 to judge; by estimate
+forty minutes on two cores. Additive at d_k = 256 is the dearest arm.
 
   python -m experiments.ablate --study=scaling --workdir=runs/scaling
 """
 
-from experiments.small import PROBES, SMALL
+from experiments.small import PROBES, SMALL, TUNING_WARMUP
 from transformer_jax.ablation.study import (
   Primary,
   Study,
@@ -47,6 +51,7 @@ STUDY = Study(
   ),
   seeds=10,
   looks=(5, 10),
+  tuning=TUNING_WARMUP,
   probes=PROBES,
   threshold=1.0,
 )

@@ -3,12 +3,15 @@
 Every score of the config at one width, and `uniform`, which does not look at
 all and must be worse: the known-bad arm. Expected: dot, general and additive
 level; cosine, whose scores lie within one, too flat; uniform at the loss of a
-model that cannot tell positions apart. Cost: six minutes on two cores.
+model that cannot tell positions apart. Each arm chooses its learning rate.
+
+Cost: 45 runs of 500 steps to choose learning rates, 100 to judge; by estimate
+sixteen minutes on two cores.
 
   python -m experiments.ablate --study=scoring --workdir=runs/scoring
 """
 
-from experiments.small import SMALL
+from experiments.small import SMALL, TUNING
 from transformer_jax.ablation.study import Primary, Study, arms, axis, chain
 
 STUDY = Study(
@@ -34,5 +37,6 @@ STUDY = Study(
   ),
   seeds=10,
   looks=(5, 10),
+  tuning=TUNING,
   threshold=1.0,
 )

@@ -4,15 +4,17 @@ The factor is taken away at one site at a time: the encoder's self-attention,
 the decoder's, the attention from decoder to encoder; and at all three, the
 known-bad arm. A traced number each, so that all arms are one program. Expected
 on `reverse`, whose answer comes through the attention to the encoder: that
-site loses most.
+site loses most. Each arm chooses its learning rate and warmup, the longer one
+nearly as long as the run.
 
-Cost: 50 runs of 120 steps, one program; a minute on two cores.
+Cost: 90 runs of 120 steps to choose learning rates, 100 to judge, one program;
+by estimate four minutes on two cores.
 
   python -m experiments.ablate --study=sites --workdir=runs/sites
 """
 
 from experiments.small import PROBES, SMALL
-from transformer_jax.ablation.study import Arm, Primary, Study
+from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
 
 STUDY = Study(
   name='sites',
@@ -47,6 +49,9 @@ STUDY = Study(
   ),
   seeds=10,
   looks=(10,),
+  tuning=LearningRates(
+    rates=(4e-3, 8e-3, 16e-3), warmups=(20, 100), seeds=(100, 101, 102)
+  ),
   probes=PROBES,
   threshold=1.0,
 )

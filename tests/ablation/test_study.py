@@ -105,6 +105,15 @@ def test_a_bad_declaration_is_refused_in_one_line(fields, text):
     check(changed(**fields))
 
 
+def test_one_warmup_for_arms_that_change_the_first_steps_is_said():
+  (line,) = checks.doubts(STUDY)
+  assert 'model.scale may want' in line and '\n' not in line
+  two = LearningRates((1.0, 2.0), (10, 100), (100, 101, 102))
+  assert checks.doubts(changed(tuning=two)) == []
+  assert checks.doubts(changed(tuning=None)) == []
+  assert checks.doubts(changed(axes=('model.d_k',), arms=STUDY.arms[:1])) == []
+
+
 def test_the_declaration_is_accepted():
   assert check(STUDY) is STUDY
 

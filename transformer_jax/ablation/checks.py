@@ -21,6 +21,9 @@ ROLES = ('', 'control', 'known_bad')
 FEWEST_TUNING_SEEDS = 3
 # What a tuning phase sets, and no arm may.
 TUNED = ('optim.learning_rate', 'optim.warmup_steps')
+# Axes that change how large the first steps are, so that the best rate of an
+# arm depends on its warmup: their names begin so.
+WARMUP_MATTERS = ('model.scale', 'model.norm', 'model.residual')
 
 
 def check(study: Study) -> Study:
@@ -149,6 +152,17 @@ def _check_seeds(study: Study) -> None:
   if min(tuning.rates) <= 0 or min(tuning.warmups) < 1:
     raise ConfigError(f'{_of(study)}: rates and warmups must be positive')
   check_apart(study, study.seeds)
+
+
+def doubts(study: Study) -> list[str]:
+  """What a reader of its verdicts should know; no reason not to run it."""
+  moved = [path for path in study.axes if path.startswith(WARMUP_MATTERS)]
+  if study.tuning is None or not moved or len(set(study.tuning.warmups)) > 1:
+    return []
+  return [
+    f'Learning rates were tuned at one warmup, and {", ".join(moved)} may want '
+    'another: an arm that needs a longer one is not shown at its best.'
+  ]
 
 
 def check_apart(study: Study, seeds: int) -> None:

@@ -1,6 +1,7 @@
 """The report of a made-up study: words, tables, pictures, one closed page."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -181,6 +182,14 @@ def test_seeds_that_were_not_planned_are_said_so(results):
   assert found == [
     'Exploratory: seeds 7 were not planned when the study was declared.'
   ]
+
+
+def test_a_grid_of_one_warmup_is_said(results):
+  one = dataclasses.replace(results.study.tuning, warmups=(20,))
+  study = dataclasses.replace(results.study, tuning=one)
+  assert contents.warnings(results) == []
+  (line,) = contents.warnings(results._replace(study=study))
+  assert line.startswith('Learning rates were tuned at one warmup')
 
 
 def test_exploratory_rows_stand_apart(results):

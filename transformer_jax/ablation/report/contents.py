@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from transformer_jax.ablation import evidence, folder, sequential
+from transformer_jax.ablation import checks, evidence, folder, sequential
 from transformer_jax.ablation.report import (
   answers,
   figures,
@@ -123,7 +123,7 @@ def warnings(results: Results) -> list[str]:
       "Every arm ran at the paper's recipe only: a variant that wants another "
       'learning rate is not shown at its best.'
     )
-  return lines
+  return lines + checks.doubts(results.study)
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
