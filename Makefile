@@ -43,10 +43,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -q -rs -n auto --dist loadfile -m 'not slow'
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -rs -n auto --dist loadfile
 
 faults: $(READY)
 	$(BIN)/python -m tests.faults

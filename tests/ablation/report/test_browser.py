@@ -14,9 +14,14 @@ import pytest
 from tests.ablation.report import study_folder
 from transformer_jax.ablation import report
 
-BROWSER = next(
-  filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None
+NAMES = (
+  'chromium',
+  'chromium-browser',
+  'google-chrome',
+  'google-chrome-stable',
+  'chrome',
 )
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = (
   '--headless',
   '--no-sandbox',
@@ -48,7 +53,8 @@ FRAME = """<!DOCTYPE html><title>frame</title><link rel="icon" href="data:,">
 """
 
 pytestmark = pytest.mark.skipif(
-  BROWSER is None, reason='no Chromium on this machine'
+  BROWSER is None,
+  reason=f'no browser on this machine: looked for {", ".join(NAMES)}',
 )
 
 
