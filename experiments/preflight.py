@@ -34,17 +34,17 @@ def rows(config: Config, found) -> list[tuple[str, str]]:
   """What is printed, name and value."""
   from transformer_jax.training import fit
 
-  e, gib = found.estimate, fit.GIB
+  e, room, gib = found.estimate, found.room, fit.GIB
   lines = [
-    ('devices', f'{found.devices} x {found.kind}'),
+    ('devices', f'{room.devices} x {room.kind}'),
     ('batch', f'{found.tokens:,} tokens of each side'),
     ('parameters', f'{e.params / gib:.3f} GiB'),
     ('optimizer', f'{e.optimizer / gib:.3f} GiB'),
     ('activations', f'{e.activations / gib:.3f} GiB'),
     (
       'peak memory',
-      f'{e.peak / gib:.3f} GiB of {found.memory / gib:.1f} '
-      f'({e.peak / found.memory:.0%})',
+      f'{e.peak / gib:.3f} GiB of {room.memory / gib:.1f} '
+      f'({e.peak / room.memory:.0%})',
     ),
     ('products', f'{e.flops / 1e12:.3f} TFLOP'),
     ('memory traffic', f'{e.moved / gib:.2f} GiB'),
@@ -52,9 +52,9 @@ def rows(config: Config, found) -> list[tuple[str, str]]:
   for kind, (times, sent) in sorted(e.exchanges.items()):
     lines.append((kind, f'{times} x, {sent / 1e6:,.1f} MB sent'))
   if found.device is None:
-    return [*lines, ('roofline', f'no published rates of {found.kind}')]
+    return [*lines, ('roofline', f'no published rates of {room.kind}')]
   roof = fit.roofline(e, found.device)
-  hours = roof.seconds * config.train.steps * found.devices / 3600
+  hours = roof.seconds * config.train.steps * room.devices / 3600
   return [
     *lines,
     (
@@ -96,15 +96,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
       print(f'{name:<{width}}  {value}')
-  e = found.estimate
-  fit.admit(
-    e.peak,
-    state=e.params + e.optimizer,
-    memory=found.memory,
-    kind=found.kind,
-    fsdp=config.mesh.fsdp,
-    devices=found.devices,
-  )
+  fit.admit(found.estimate.peak, found.room)
   return 0
 
 

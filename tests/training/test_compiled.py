@@ -17,7 +17,7 @@ def test_a_shape_is_compiled_once():
     traced.append(batch.shape)
     return state + batch.sum(), ()
 
-  steps = compiled.Steps(jax.jit(step))
+  steps = compiled.Steps(jax.jit(step), Config())
   small, large = np.ones(2, np.float32), np.ones(5, np.float32)
   state = jnp.float32(0)
   steps.program(state, large)

@@ -1,10 +1,12 @@
 """Memory and roofline of a compiled step."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from transformer_jax.config import ConfigError
+from transformer_jax.config import Config, ConfigError, override
 from transformer_jax.training import fit
 
 
@@ -38,18 +40,107 @@ def test_an_estimate_is_of_the_program():
   assert found.exchanges == {}
 
 
-def admit(*, peak=110.0, state=60, fsdp=1):
-  fit.admit(peak, state=state, memory=100, kind='chip', fsdp=fsdp, devices=8)
+def room(**changes):
+  """Of eight chips, the rows of a batch shared out."""
+  made = fit.Room(100 * fit.GIB, 'chip', 60 * fit.GIB, {'data': 8}, Config())
+  return made._replace(**changes)
+
+
+def refused(room, *, peak=110.0):
+  with pytest.raises(ConfigError) as told:
+    fit.admit(peak * fit.GIB, room)
+  return str(told.value)
+
+
+def of(**values):
+  return override(
+    Config(), {name.replace('__', '.'): x for name, x in values.items()}
+  )
 
 
 def test_the_first_advice_for_a_large_state_is_to_cut_it():
-  with pytest.raises(ConfigError, match='of a chip: --mesh.fsdp=8 cuts'):
-    admit()
-  with pytest.raises(ConfigError, match='of a chip: --optim.accumulate=8'):
-    admit(state=10)
-  with pytest.raises(ConfigError, match='of a chip: --optim.accumulate=8'):
-    admit(fsdp=8)
-  admit(peak=100.0)
+  assert 'needs 110.00 GiB of the 100.00 of a chip: --mesh.fsdp=8 cuts' in (
+    refused(room())
+  )
+  small = 10 * fit.GIB
+  assert 'of a chip: --optim.accumulate=8' in refused(room(state=small))
+  cut = room(mesh={'data': 1, 'fsdp': 8})
+  assert 'of a chip: --optim.accumulate=8' in refused(cut)
+  fit.admit(100 * fit.GIB, room())
+
+
+def test_advice_leaves_the_other_axes_their_devices():
+  mesh = {'data': 4, 'fsdp': 1, 'tensor': 2, 'sequence': 1}
+  assert '--mesh.fsdp=4 cuts' in refused(room(mesh=mesh))
+  own = of(mesh__data=4, mesh__tensor=2)
+  assert 'chip: --mesh.data=1 --mesh.fsdp=4 cuts' in (
+    refused(room(mesh=mesh, config=own))
+  )
+  # A width that six devices do not divide: two of them cut it.
+  six = {'data': 6, 'fsdp': 1}
+  assert '--mesh.fsdp=2 cuts' in refused(room(mesh=six))
+
+
+@pytest.mark.parametrize(
+  ('fields', 'left_out'),
+  [
+    ({'optim__accumulate': 8}, 'accumulate'),
+    ({'model__remat': 'layer'}, 'remat'),
+    ({'model__norm': 'batch'}, 'accumulate'),
+  ],
+)
+def test_advice_is_what_can_be_done_still(fields, left_out):
+  told = refused(room(config=of(**fields)))
+  assert left_out not in told
+  assert told.endswith('a smaller --data.max_tokens')
+
+
+@pytest.mark.parametrize(
+  ('text', 'told'),
+  [
+    (
+      'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory '
+      'in memory space hbm. Used 118.97G of 100.00G hbm.',
+      'a step needs 118.97 GiB of the 100.00 of a chip: --mesh.fsdp',
+    ),
+    (
+      'HLO temporaries (58.97G) exceeds available HBM (40.00G)',
+      'a step needs 118.97 GiB of the 100.00 of a chip: --mesh.fsdp',
+    ),
+    (
+      'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 7 bytes.',
+      'a step does not fit into the memory of a chip: --optim.accumulate',
+    ),
+  ],
+)
+def test_a_compiler_that_is_short_of_memory_is_a_refusal(text, told):
+  with pytest.raises(ConfigError, match=told):
+    fit.refuse_memory(jax.errors.JaxRuntimeError(text), room())
+
+
+def test_another_error_of_a_compiler_is_not():
+  fit.refuse_memory(jax.errors.JaxRuntimeError('INTERNAL: no'), room())
+
+
+class Chip:
+  """A device at hand, or of a topology."""
+
+  platform = 'gpu'
+
+  def __init__(self, kind, stats, *, at_hand=True):
+    self.device_kind, self.client = kind, self
+    self.memory_stats = lambda: stats
+    self.local_devices = lambda: [self] if at_hand else []
+
+
+def test_the_memory_of_a_device_is_its_own_word_else_the_table():
+  other = 'NVIDIA A100-SXM4-40GB'
+  assert fit.device_memory(Chip(other, {'bytes_limit': 30})) == 30
+  assert fit.device_memory(Chip('NVIDIA H200', {'bytes_limit': 30})) == 30
+  assert fit.device_memory(Chip('NVIDIA H200', None)) == 141e9
+  assert fit.device_memory(Chip(other, None)) == math.inf
+  with pytest.raises(ConfigError, match='of a TPU v9 is not known.*TPU v5 lit'):
+    fit.device_memory(Chip('TPU v9', None, at_hand=False))
 
 
 @pytest.mark.parametrize('kind', fit.DEVICES)

@@ -31,7 +31,7 @@ def test_parts_of_the_state_follow_from_the_mesh():
     length=16,
     devices=jax.devices(),
   )
-  assert (alone.devices, cut.devices) == (1, 8)
+  assert (alone.room.devices, cut.room.devices) == (1, 8)
   assert alone.tokens == cut.tokens == 256
   assert alone.estimate.optimizer >= 2 * alone.estimate.params
   # All that has an axis D is cut by eight; biases of F and counts are not.
@@ -78,11 +78,11 @@ def test_a_program_for_a_tpu_is_not_that_of_this_machine():
     length=16,
     devices=devices,
   )
-  assert found.kind == 'TPU v5 lite'
-  assert found.devices == 4
+  assert found.room.kind == 'TPU v5 lite'
+  assert found.room.devices == 4
   assert 'TPU' not in jax.devices()[0].device_kind
   assert found.estimate.sent > 0
-  assert found.memory == fit.DEVICES['TPU v5 lite'].memory
+  assert found.room.memory == fit.DEVICES['TPU v5 lite'].memory
   assert os.environ['TPU_SKIP_MDS_QUERY'] == '1'
 
 
@@ -91,6 +91,9 @@ def test_a_program_that_its_compiler_refuses_is_refused(monkeypatch):
 
   class Refused:
     def lower(self, *_):
+      return self
+
+    def compile(self):
       raise jax.errors.JaxRuntimeError(text)
 
   monkeypatch.setattr(jax, 'jit', lambda *_, **__: Refused())

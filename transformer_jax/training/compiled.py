@@ -13,22 +13,51 @@ import numpy as np
 from transformer_jax.config import Config
 from transformer_jax.data.batches import Batch, Shape
 from transformer_jax.training import fit, program
+from transformer_jax.training.state import State
 
 
 class Steps:
   """A jitted (state, batches, ...) -> (state, metrics), compiled beforehand."""
 
-  def __init__(self, jitted: Any) -> None:
-    """Args: jitted: of `jax.jit`."""
+  def __init__(self, jitted: Any, config: Config) -> None:
+    """Takes a step.
+
+    Args:
+      jitted: of `jax.jit`.
+      config: of the run.
+    """
     self._jitted = jitted
+    self._config = config
     self._programs: dict[tuple, Any] = {}
 
   def program(self, *arguments: Any) -> Any:
-    """The compiled program that a call with these arguments runs."""
+    """The compiled program that a call with these arguments runs.
+
+    Raises:
+      ConfigError: its compiler finds that it does not fit.
+    """
     shapes = tuple(x.shape for x in jax.tree.leaves(arguments[1]))
     if shapes not in self._programs:
-      self._programs[shapes] = self._jitted.lower(*arguments).compile()
+      lowered = self._jitted.lower(*arguments)
+      try:
+        self._programs[shapes] = lowered.compile()
+      except jax.errors.JaxRuntimeError as error:
+        fit.refuse_memory(error, self.room(arguments[0]))
+        raise
     return self._programs[shapes]
+
+  def room(self, state: State) -> fit.Room:
+    """What a step on this state has to fit into."""
+    leaf = jax.tree.leaves(state.params)[0]
+    device = min(leaf.sharding.addressable_devices, key=lambda d: d.id)
+    mesh = getattr(leaf.sharding, 'mesh', None)
+    return fit.Room(
+      memory=fit.device_memory(device),
+      kind=device.device_kind,
+      state=program.tree_bytes(fit.on_one(state)),
+      mesh={} if mesh is None else mesh.shape,
+      config=self._config,
+    )
 
   def __call__(self, *arguments: Any) -> Any:
     return self.program(*arguments)(*arguments)
@@ -52,24 +81,15 @@ def largest_batches(config: Config, shapes: Sequence[Shape]) -> Batch:
   return Batch(*(np.zeros((*lead, length), np.int32) for length in lengths))
 
 
-def admit(steps: Steps, arguments: tuple[Any, ...], *, config: Config) -> None:
+def admit(steps: Steps, arguments: tuple[Any, ...]) -> None:
   """Compile for `arguments`, and refuse what the device cannot hold.
 
   Args:
     steps: they keep the program for their first call.
     arguments: state, batches and the rest of a call; nothing is run.
-    config: of the run.
 
   Raises:
     ConfigError: names what to change.
   """
-  leaf = jax.tree.leaves(arguments[0].params)[0]
-  device = min(leaf.sharding.addressable_devices, key=lambda d: d.id)
-  fit.admit(
-    fit.peak(steps.program(*arguments)),
-    state=program.tree_bytes(fit.on_one(arguments[0])),
-    memory=fit.device_memory(device),
-    kind=device.device_kind,
-    fsdp=config.mesh.fsdp,
-    devices=leaf.sharding.num_devices,
-  )
+  peak = fit.peak(steps.program(*arguments))
+  fit.admit(peak, steps.room(arguments[0]))

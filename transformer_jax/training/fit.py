@@ -5,12 +5,15 @@ network. A step can be no faster than the slowest of what it asks of these:
 that is its roofline.
 """
 
+import math
 import os
+import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from transformer_jax.config import ConfigError
+from transformer_jax.config import Config, ConfigError
 from transformer_jax.training import program
 
 GIB = 2**30
@@ -155,49 +158,111 @@ def roofline(found: Estimate, device: Device) -> Roofline:
 
 
 def device_memory(device: Any) -> float:
-  """Bytes that a program may use on a device, at hand or of a topology."""
-  if device.platform != 'cpu':
-    at_hand = device in device.client.local_devices()
-    limit = (device.memory_stats() or {}) if at_hand else {}
-    return float(limit.get('bytes_limit', DEVICES[device.device_kind].memory))
-  # A CPU has what its machine has, shared by the virtual devices on it.
-  pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  return pages / max(1, jax.local_device_count())
+  """Bytes that a program may use on a device, at hand or of a topology.
+
+  Without end for a device at hand that does not say: its compiler will.
+
+  Raises:
+    ConfigError: a topology's kind is not in the table.
+  """
+  if device.platform == 'cpu':
+    # What its machine has, shared by the virtual devices on it.
+    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return pages / max(1, jax.local_device_count())
+  at_hand = device in device.client.local_devices()
+  limit = (device.memory_stats() or {}) if at_hand else {}
+  if 'bytes_limit' in limit:
+    return float(limit['bytes_limit'])
+  if device.device_kind in DEVICES:
+    return DEVICES[device.device_kind].memory
+  if at_hand:
+    return math.inf
+  raise ConfigError(
+    f'the memory of a {device.device_kind} is not known here; known are '
+    f'{", ".join(DEVICES)}'
+  )
 
 
-def admit(
-  peak: float,
-  *,
-  state: float,
-  memory: float,
-  kind: str,
-  fsdp: int,
-  devices: int,
-) -> None:
+class Room(NamedTuple):
+  """What a step has to fit into.
+
+  memory: bytes that one device has.
+  kind: of device.
+  state: bytes of parameters and optimizer on one device.
+  mesh: {axis: size}; empty for one device.
+  config: of the run.
+  """
+
+  memory: float
+  kind: str
+  state: float
+  mesh: Mapping[str, int]
+  config: Config
+
+  @property
+  def devices(self) -> int:
+    return math.prod(self.mesh.values())
+
+
+def admit(peak: float, room: Room) -> None:
   """Nothing, or an error that says what to change, the cheapest first.
 
   Args:
     peak: bytes that a step needs on one device.
-    state: of these, parameters and optimizer.
-    memory: bytes that the device has.
-    kind: of device.
-    fsdp: size of that axis of the mesh.
-    devices: of the mesh.
+    room: that it has.
 
   Raises:
     ConfigError: it does not fit.
   """
-  if peak <= memory:
-    return
-  advice = []
-  if state > peak / 2 and fsdp < devices:
-    advice.append(f'--mesh.fsdp={devices} cuts the state over the devices')
-  advice += [
-    '--optim.accumulate=8 cuts the batch into parts',
-    '--model.remat=layer keeps one layer of activations',
-    'a smaller --data.max_tokens',
-  ]
-  raise ConfigError(
-    f'a step needs {peak / GIB:.2f} GiB of the {memory / GIB:.2f} of a {kind}: '
-    + '; '.join(advice)
+  if peak > room.memory:
+    raise _too_large(peak, room)
+
+
+# Bytes in the words of the TPU's compiler: of all that a program holds, or of
+# what it holds beside its arguments.
+_USED = re.compile(r'Ran out of memory in memory space hbm. Used ([\d.]+)G')
+_TEMPORARIES = re.compile(r'HLO temporaries \(([\d.]+)G\) exceeds')
+
+
+def refuse_memory(error: Exception, room: Room) -> None:
+  """Nothing, unless a compiler's error is that its program does not fit.
+
+  Raises:
+    ConfigError: then, with what to change.
+  """
+  used, beside = _USED.search(str(error)), _TEMPORARIES.search(str(error))
+  if used:
+    raise _too_large(float(used[1]) * GIB, room) from error
+  if beside:
+    needed = float(beside[1]) * GIB + room.state
+    raise _too_large(needed, room) from error
+  if 'RESOURCE_EXHAUSTED' in str(error):
+    raise _too_large(math.inf, room) from error
+
+
+def _too_large(peak: float, room: Room) -> ConfigError:
+  """The refusal; a peak without end is one that is not known."""
+  need = (
+    f'a step needs {peak / GIB:.2f} GiB of the {room.memory / GIB:.2f} of a '
+    f'{room.kind}'
+    if math.isfinite(peak) and math.isfinite(room.memory)
+    else f'a step does not fit into the memory of a {room.kind}'
   )
+  return ConfigError(f'{need}: ' + '; '.join(_advice(peak, room)))
+
+
+def _advice(peak: float, room: Room) -> list[str]:
+  """What makes a step smaller, and is not done yet."""
+  model, optim, mesh = room.config.model, room.config.optim, room.config.mesh
+  advice = []
+  # What the other axes leave, as far as it divides the width.
+  rows = room.mesh.get('data', 1) * room.mesh.get('fsdp', 1)
+  fsdp = math.gcd(rows, model.d_model)
+  if room.state > peak / 2 and fsdp > room.mesh.get('fsdp', 1):
+    own = f'--mesh.data={rows // fsdp} ' if mesh.data != -1 else ''
+    advice.append(f'{own}--mesh.fsdp={fsdp} cuts the state over the devices')
+  if optim.accumulate < 8 and model.norm != 'batch':
+    advice.append('--optim.accumulate=8 cuts the batch into parts')
+  if model.remat == 'none':
+    advice.append('--model.remat=layer keeps one layer of activations')
+  return [*advice, 'a smaller --data.max_tokens']

@@ -269,14 +269,14 @@ def go_on(
       train_steps(config, run.model, run.layout),
       donate_argnums=0,
       **run.layout.outputs(state),
-    )
+    ),
+    config,
   )
   key, traced = run_key(config), numbers(config)
   largest = compiled.largest_batches(config, run.plan.shapes)
   compiled.admit(
     steps,
     (state, run.layout.batch(largest), np.int32(1), key, traced),
-    config=config,
   )
   stop()  # A sign of life: the first call may compile another shape.
   evaluate = evaluation(run, stop, bleu)

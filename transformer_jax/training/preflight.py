@@ -5,7 +5,6 @@ compiler comes with libtpu and needs no TPU.
 """
 
 import os
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,15 +25,13 @@ class Prediction(NamedTuple):
 
   tokens: of the longer side in a batch, padding included.
   device: rates and memory; None for a kind without published rates.
-  memory: bytes that one device has.
+  room: what the step has to fit into.
   """
 
   estimate: fit.Estimate
   tokens: int
-  devices: int
-  kind: str
   device: fit.Device | None
-  memory: float
+  room: fit.Room
 
 
 def topology_devices(name: str) -> list[Any]:
@@ -77,16 +74,6 @@ def batch_shape(config: Config, length: int) -> tuple[int, int]:
   return rows, length
 
 
-def temporaries(error: str) -> float | None:
-  """Bytes beside the state, where the TPU's compiler says they are too many.
-
-  >>> temporaries('HLO temporaries (18.97G) exceeds available HBM (15.75G)')
-  20368882401.28
-  """
-  found = re.search(r'HLO temporaries \(([\d.]+)G\) exceeds', error)
-  return float(found[1]) * fit.GIB if found else None
-
-
 def predict(
   config: Config, *, vocabulary: int, length: int, devices: Sequence[Any]
 ) -> Prediction:
@@ -99,7 +86,8 @@ def predict(
     devices: at hand, or of a topology.
 
   Raises:
-    ConfigError: the mesh does not suit the devices or the model.
+    ConfigError: the mesh does not suit the devices or the model, or the
+      compiler finds that the step does not fit.
   """
   first = devices[0]
   mesh = sharding.make_mesh(config.mesh, devices)
@@ -126,33 +114,27 @@ def predict(
   arguments = state, Batch(side, side), key, traced
   step = train_step(config, model, layout)
   jitted = jax.jit(step, donate_argnums=0, **layout.outputs(state))
+  room = fit.Room(
+    memory=fit.device_memory(first),
+    kind=first.device_kind,
+    state=program.tree_bytes(fit.on_one(state)),
+    mesh=mesh.shape,
+    config=config,
+  )
+  lowered = jitted.lower(*arguments)
   try:
-    compiled = jitted.lower(*arguments).compile()
+    compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    needed = temporaries(str(error))
-    if needed is None:
-      raise
-    own = program.tree_bytes(fit.on_one(state))
-    fit.admit(
-      needed + own,
-      state=own,
-      memory=fit.device_memory(first),
-      kind=first.device_kind,
-      fsdp=config.mesh.fsdp,
-      devices=layout.mesh.size,
-    )
-    raise  # By our figures it fits.
-  count = layout.mesh.size
+    fit.refuse_memory(error, room)
+    raise
   return Prediction(
     fit.estimate(
       compiled,
       params=fit.on_one(state.params),
       optimizer=fit.on_one(state.optimizer),
-      flops=program.flops(step, *arguments) / count,
+      flops=program.flops(step, *arguments) / room.devices,
     ),
     tokens=rows * length,
-    devices=count,
-    kind=first.device_kind,
     device=fit.DEVICES.get(first.device_kind),
-    memory=fit.device_memory(first),
+    room=room,
   )
