@@ -8,6 +8,7 @@ import pytest
 from transformer_jax.config import Config, ConfigError, override
 from transformer_jax.data.batches import Shape
 from transformer_jax.training import compiled, fit, loop
+from transformer_jax.training.state import State
 
 
 def test_a_shape_is_compiled_once():
@@ -47,6 +48,36 @@ def test_what_does_not_fit_is_refused_before_step_1(
   written = {
     path.name for path in (tmp_path / 'run').rglob('*') if path.is_file()
   }
-  assert 'config.json' in written
-  assert 'metrics.jsonl' not in written
-  assert not list((tmp_path / 'run' / 'checkpoints').glob('[0-9]*'))
+  # The advice changes the config: the same folder takes it.
+  assert written == set()
+
+
+def test_a_compiler_that_is_short_of_memory_refuses(monkeypatch):
+  state = State(jnp.int32(0), {'w_D': jnp.ones(8)}, ())
+  steps = compiled.Steps(jax.jit(lambda state, batch: state), Config())
+  text = 'Ran out of memory in memory space hbm. Used 18.97G of 15.75G hbm'
+
+  def refuse(*_, **__):
+    raise jax.errors.JaxRuntimeError(text)
+
+  monkeypatch.setattr(jax.stages.Lowered, 'compile', refuse)
+  monkeypatch.setattr(fit, 'device_memory', lambda device: 15.75 * fit.GIB)
+  with pytest.raises(ConfigError, match='needs 18.97 GiB of the 15.75 of a'):
+    steps(state, np.ones(2, np.float32))
+  text = 'INTERNAL: something else'
+  with pytest.raises(jax.errors.JaxRuntimeError, match='something else'):
+    steps(state, np.ones(2, np.float32))
+
+
+def test_what_a_run_needs_is_not_forgotten(set_up, tmp_path, monkeypatch):
+  def left():
+    return {path.name for path in (tmp_path / 'run').iterdir()}
+
+  run = set_up()
+  with monkeypatch.context() as patch:
+    patch.setattr(run.checkpoints, 'begun', lambda: True)
+    loop.forget(run)
+  assert left() >= {'config.json', 'vocabulary'}
+  # A vocabulary that was there before may be somebody's own.
+  loop.forget(set_up())
+  assert 'vocabulary' in left() and 'config.json' not in left()

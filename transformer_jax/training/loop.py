@@ -7,6 +7,8 @@ call a step went to the device and when metrics were read change no bit of it.
 import contextlib
 import math
 import os
+import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -77,6 +79,8 @@ class Run(NamedTuple):
   metrics: record.Metrics
   progress: Progress
   layout: Alone
+  folder: pathlib.Path
+  learned: bool  # the vocabulary, by this start
 
 
 def train(config: Config, *, workdir: str, bleu: Bleu | None = None) -> int:
@@ -129,6 +133,7 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
   with hosts.first_alone():
     folder = record.open_folder(workdir)
     record.admit(folder, config)
+    learned = not (folder / 'vocabulary').exists()
     corpus = open_corpus(
       config.data, workdir=str(folder), progress=progress.say
     )
@@ -175,6 +180,8 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
     record.Metrics(folder),
     progress,
     layout,
+    folder,
+    learned,
   )
 
 
@@ -259,10 +266,12 @@ def evaluate_saved(
   run.checkpoints.score(step, evaluate(step, state))
 
 
-def go_on(
-  run: Run, state: State, stop: Callable[[], int], bleu: Bleu | None
-) -> int:
-  """Steps from `state` to the end, or to a signal."""
+def admitted_steps(run: Run, state: State) -> compiled.Steps:
+  """The training step, compiled for the largest batch, which fits.
+
+  Raises:
+    ConfigError: it does not.
+  """
   config = run.config
   steps = compiled.Steps(
     jax.jit(
@@ -272,12 +281,32 @@ def go_on(
     ),
     config,
   )
-  key, traced = run_key(config), numbers(config)
   largest = compiled.largest_batches(config, run.plan.shapes)
-  compiled.admit(
-    steps,
-    (state, run.layout.batch(largest), np.int32(1), key, traced),
-  )
+  batches = run.layout.batch(largest)
+  rest = np.int32(1), run_key(config), numbers(config)
+  try:
+    compiled.admit(steps, (state, batches, *rest))
+  except ConfigError:
+    forget(run)
+    raise
+  return steps
+
+
+def forget(run: Run) -> None:
+  """A refused run that has saved nothing does not stand in another's way."""
+  if hosts.first() and not run.checkpoints.begun():
+    (run.folder / 'config.json').unlink(missing_ok=True)
+    if run.learned:
+      shutil.rmtree(run.folder / 'vocabulary', ignore_errors=True)
+
+
+def go_on(
+  run: Run, state: State, stop: Callable[[], int], bleu: Bleu | None
+) -> int:
+  """Steps from `state` to the end, or to a signal."""
+  config = run.config
+  steps = admitted_steps(run, state)
+  key, traced = run_key(config), numbers(config)
   stop()  # A sign of life: the first call may compile another shape.
   evaluate = evaluation(run, stop, bleu)
   step = int(state.step)
