@@ -1,6 +1,7 @@
 """Declarations: what is refused, how cells are named, what a folder keeps."""
 
 import dataclasses
+import hashlib
 import re
 import types
 from typing import Any
@@ -287,6 +288,47 @@ def test_changed_declaration_is_noticed(tmp_path):
     folder_lib.read_study(tmp_path / 'nowhere')
 
 
+@pytest.mark.parametrize(
+  'how, seed, said',
+  [
+    ('gone', 2, 'attention.npz is missing; run ablate again$'),
+    ('cut', 6, 'does not match its sum; run ablate again with --seeds=7$'),
+  ],
+)
+def test_every_file_of_a_cell_has_its_sum(tmp_path, how, seed, said):
+  study = folder_lib.declare(tmp_path, STUDY, seeds=None)
+  cell = cells_lib.cell(study, 'baseline', seed=seed, phase='paper')
+  place = folder_lib.begin(tmp_path, study, cell)
+  (place / 'attention.npz').write_bytes(b'a map')
+  folder_lib.write_result(
+    tmp_path, cell, dict(status='finished', metrics={'loss': 0.25})
+  )
+  assert folder_lib.is_done(tmp_path, cell)
+  (place / 'attention.npz').write_bytes(b'a m')
+  if how == 'gone':
+    (place / 'attention.npz').unlink()
+  assert not folder_lib.is_done(tmp_path, cell)
+  text = f'^baseline, seed {seed} .*{cell.identity}.*{said}'
+  with pytest.raises(ConfigError, match=text):
+    folder_lib.read_results(tmp_path, study)
+  assert folder_lib.read_results(tmp_path, study, look=seed) == []
+
+
+def test_results_of_before_have_one_sum(tmp_path):
+  study = folder_lib.declare(tmp_path, STUDY, seeds=None)
+  cell = cells_lib.cell(study, 'baseline', seed=0, phase='paper')
+  place = folder_lib.begin(tmp_path, study, cell)
+  (place / 'metrics.jsonl').write_text('')
+  body = dict(identity=cell.identity, status='finished')
+  body['metrics_sha256'] = hashlib.sha256(b'').hexdigest()
+  folder_lib.write_json(
+    place / 'result.json', body | dict(sha256=study_lib.digest(body))
+  )
+  assert folder_lib.is_done(tmp_path, cell)
+  (place / 'metrics.jsonl').write_text(' ')
+  assert not folder_lib.is_done(tmp_path, cell)
+
+
 @pytest.mark.parametrize('name', ['result.json', 'metrics.jsonl'])
 def test_damaged_cell_is_no_result(tmp_path, capsys, name):
   study = folder_lib.declare(tmp_path, STUDY, seeds=None)
@@ -309,6 +351,8 @@ def test_damaged_cell_is_no_result(tmp_path, capsys, name):
   text = (place / name).read_text()
   (place / name).write_text(text.replace('0.2', '0.3').replace('0.5', '0.6'))
   assert folder_lib.read_result(tmp_path, cell) is None
+  with pytest.raises(ConfigError, match='not match its sum; run ablate again'):
+    folder_lib.read_results(tmp_path, study)
   assert not folder_lib.is_done(tmp_path, cell)
   folder_lib.clear(tmp_path, cell)
   assert not (place / 'metrics.jsonl').exists()

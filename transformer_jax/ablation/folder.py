@@ -35,6 +35,7 @@ STUDY, TUNING, SUMMARY = 'study.json', 'tuning.json', 'summary.json'
 TABLE = 'results.csv'
 RESULT, METRICS = 'result.json', 'metrics.jsonl'
 COLUMNS = ('study', 'variant', 'seed', 'split', 'step', 'metric', 'value')
+WRITING = '.writing'  # ends the names of files that are not whole yet
 FINISHED, DIVERGED = 'finished', 'diverged'
 
 
@@ -52,7 +53,7 @@ class Result(NamedTuple):
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Whole or not at all, whoever else writes the same at the same time."""
-  beside = path.with_name(f'{path.name}.{secrets.token_hex(4)}.writing')
+  beside = path.with_name(f'{path.name}.{secrets.token_hex(4)}{WRITING}')
   with open(beside, 'w', encoding='utf-8') as file:
     file.write(text)
     file.flush()
@@ -182,16 +183,19 @@ def begin(folder: pathlib.Path, study: Study, cell: Cell) -> pathlib.Path:
   return place
 
 
-def _sum(path: pathlib.Path) -> str:
-  if not path.exists():
-    return ''
-  return hashlib.sha256(path.read_bytes()).hexdigest()
+def _sums(place: pathlib.Path) -> dict[str, str]:
+  """{name: sha256} of what stands beside the result of a cell."""
+  return {
+    path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(place.iterdir())
+    if path.name != RESULT and not path.name.endswith(WRITING)
+  }
 
 
 def write_result(
   folder: pathlib.Path, cell: Cell, body: Mapping[str, Any]
 ) -> None:
-  """Marks the cell done; its metrics are on disk by now."""
+  """Marks the cell done; its other files are on disk by now."""
   place = cell_folder(folder, cell)
   whole = dict(
     identity=cell.identity,
@@ -200,7 +204,7 @@ def write_result(
     phase=cell.phase,
     config=study_lib.deviations(cell.config),
     **body,
-    metrics_sha256=_sum(place / METRICS),
+    files_sha256=_sums(place),
   )
   write_json(place / RESULT, whole | dict(sha256=study_lib.digest(whole)))
 
@@ -215,8 +219,13 @@ def damage(folder: pathlib.Path, cell: Cell) -> str:
     return f'{RESULT} cannot be read'
   if study_lib.digest(body) != known or body['identity'] != cell.identity:
     return f'{RESULT} does not match its sum'
-  if body['metrics_sha256'] != _sum(place / METRICS):
-    return f'{METRICS} does not match its sum'
+  # Results of before have the sum of their metrics only.
+  known = body.get('files_sha256', {METRICS: body.get('metrics_sha256')})
+  now = _sums(place)
+  for name, value in known.items():
+    if now.get(name, '') != value:
+      missing = 'is missing' if name not in now else 'does not match its sum'
+      return f'{name} {missing}'
   return ''
 
 
@@ -273,11 +282,34 @@ def seeds_begun(folder: pathlib.Path) -> list[int]:
   return sorted(found)
 
 
-def read_results(folder: str | os.PathLike[str], study: Study) -> list[Result]:
-  """Results of the paper and tuned phases, by seed and then by arm."""
+def read_results(
+  folder: str | os.PathLike[str], study: Study, *, look: int | None = None
+) -> list[Result]:
+  """Results of the paper and tuned phases, by seed and then by arm.
+
+  Args:
+    folder: of the study.
+    study: as it is planned there.
+    look: of seeds below this one only.
+
+  Raises:
+    ConfigError: one of them is damaged: without it the others would say
+      something else.
+  """
   place = pathlib.Path(folder).expanduser()
-  every = cells_lib.cells(study, seeds_begun(place), recipes(place))
-  found = (read_result(place, cell) for cell in every)
+  seeds = [s for s in seeds_begun(place) if look is None or s < look]
+  every = cells_lib.cells(study, seeds, recipes(place))
+  found = []
+  for cell in every:
+    found.append(read_result(place, cell))
+    there = found[-1] is None and (cell_folder(place, cell) / RESULT).exists()
+    # Another worker may have just finished it.
+    if there and (wrong := damage(place, cell)):
+      late = f' with --seeds={cell.seed + 1}' * (cell.seed >= study.seeds)
+      raise ConfigError(
+        f'{label(cell)}, seed {cell.seed} ({cell_folder(place, cell)}): '
+        f'{wrong}; run ablate again{late}'
+      )
   return [result for result in found if result is not None]
 
 
