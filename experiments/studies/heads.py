@@ -3,7 +3,8 @@
 On the embedded Korean task, whose sentences hold pronouns that depend on a
 word far away. The heads share d_model: H d_k = H d_v = 64 in every arm, so
 parameters and FLOPs are equal. Read beside the loss: `pronoun`, the share of
-pronouns that greedy decoding gets right on the split of far ones.
+pronouns that greedy decoding gets right on the split of far ones, and the
+report's table of them by the number of clauses between pronoun and noun.
 
 Expected: one head loses, and most on pronouns; sixteen heads of width 4 lose
 again. Each arm chooses its learning rate.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import pathlib
 import re
 import types
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from transformer_jax.ablation import cells as cells_lib
-from transformer_jax.ablation import checks, conclusion, outcome
+from transformer_jax.ablation import checks, conclusion, generating, outcome
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.ablation.checks import check
@@ -181,6 +182,44 @@ def test_free_running_scores_stand_in_the_table(monkeypatch, tmp_path):
   rows = folder_lib.table(folder_lib.read_results(tmp_path, study)).split()
   start = f'small,baseline,0,test,{cell.config.train.steps},'
   assert {f'{start}generated,0.125', f'{start}loss,1.0'} < set(rows)
+
+
+def test_pronouns_are_counted_by_their_distance():
+  """Three golds of 0 and 2 clauses; one of the two near ones is wrong."""
+  golds = [
+    '동물이 너무 피곤해서 길을 건너지 않았다.',
+    '길이 너무 넓어서 동물은 건너지 않았다.',
+    '동물이 너무 피곤해서 가수가 읽고 의사가 산 책을 사지 않았다.',
+  ]
+  written = [golds[0], '동물이 너무 넓어서 길을 건너지 않았다.', golds[2]]
+  found = generating.by_distance(written, golds, 'ko')
+  assert found == {'0': dict(right=1, asked=2), '2': dict(right=1, asked=1)}
+  assert generating.pronoun(written, golds, 'ko') == pytest.approx(2 / 3)
+  assert generating.by_distance(['x'], ['나는 코끼리다.'], 'ko') == {}
+
+
+def test_distances_are_kept_beside_the_total(monkeypatch):
+  gold = '동물이 너무 피곤해서 길을 건너지 않았다.'
+  monkeypatch.setattr(
+    generating,
+    'translate_sentences',
+    lambda *model, **options: types.SimpleNamespace(texts=[gold]),
+  )
+  study = changed(free_running=('pronoun',))
+  config = cells_lib.arm_config(study, study.arms[0])
+  corpus: Any = types.SimpleNamespace(
+    references=lambda split: [('en', gold)], vocabularies=None
+  )
+  members = [Member(config, pathlib.Path())]
+  found = generating.Generating(study, members, corpus)
+  config = dataclasses.replace(
+    config, data=dataclasses.replace(config.data, pair='en-ko')
+  )
+  model: Any = None
+  assert found._scores(config, model, None) == {
+    'pronoun': 1.0,
+    'pronoun_by_distance': {'0': dict(right=1, asked=1)},
+  }
 
 
 def test_combinators():

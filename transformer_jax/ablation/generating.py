@@ -37,17 +37,29 @@ def pronoun(
   written: Sequence[str], references: Sequence[str], language: str
 ) -> float:
   """Share of pronouns of task:korean whose antecedent is still right."""
+  tallies = by_distance(written, references, language).values()
+  asked = sum(tally['asked'] for tally in tallies)
+  return sum(tally['right'] for tally in tallies) / asked if asked else 0.0
+
+
+def by_distance(
+  written: Sequence[str], references: Sequence[str], language: str
+) -> dict[str, dict[str, int]]:
+  """{relative clauses between a pronoun and its noun: right and asked}."""
   from transformer_jax.data.korean.score import score
 
   bins = score(written, references, language).get('resolution', {})
-  asked = sum(tally.asked for tally in bins.values())
-  return sum(tally.right for tally in bins.values()) / asked if asked else 0.0
+  return {str(clauses): tally._asdict() for clauses, tally in bins.items()}
 
 
 # free_running of a study: (written, references, target language) -> score.
 SCORES: dict[str, Callable[..., float]] = {
   'generated': exact,
   'pronoun': pronoun,
+}
+# free_running: what is kept beside the score, and how it is made.
+BESIDE: dict[str, tuple[str, Callable[..., Any]]] = {
+  'pronoun': ('pronoun_by_distance', by_distance),
 }
 
 
@@ -83,7 +95,7 @@ class Generating:
 
   def _scores(
     self, config: Config, model: Transformer, weights: Any
-  ) -> dict[str, float]:
+  ) -> dict[str, Any]:
     sources, references = zip(*self.pairs, strict=True)
     options = DecodeConfig(strategy='greedy')
     found = translate_sentences(
@@ -94,9 +106,11 @@ class Generating:
       options=options,
     )
     language = config.data.pair.rpartition('-')[2]
+    parts = {name: SCORES[name] for name in self.names}
+    parts |= dict(BESIDE[name] for name in self.names if name in BESIDE)
     return {
-      name: SCORES[name](found.texts, references, language)
-      for name in self.names
+      name: part(found.texts, references, language)
+      for name, part in parts.items()
     }
 
   def _keep_maps(self, member: Member, weights: Any) -> None:
@@ -112,7 +126,7 @@ class Generating:
     )
     attend.save(maps, member.folder / MAPS)
 
-  def scores(self, n: int) -> dict[str, float]:
+  def scores(self, n: int) -> dict[str, Any]:
     """What `look` found of a member; empty where it diverged before."""
     path = self.members[n].folder / FOUND
     if not self.names or not path.exists():

@@ -192,6 +192,26 @@ def test_a_grid_of_one_warmup_is_said(results):
   assert line.startswith('Learning rates were tuned at one warmup')
 
 
+def test_pronouns_by_distance_are_pooled_over_seeds(results):
+  assert tables.pronouns(results, 'paper') is None
+  right = dict(zip(range(5), (3, 0, 1, 2, 4), strict=True))
+
+  def asked(run):
+    bins = {'8': dict(right=right[run.seed], asked=4)}
+    if run.variant == 'scale=none':
+      bins['10'] = dict(right=1, asked=1)
+    metrics = {**run.metrics, 'pronoun_by_distance': bins}
+    return run._replace(body={**run.body, 'metrics': metrics})
+
+  more = results._replace(runs=tuple(map(asked, results.runs)))
+  table = tables.pronouns(more, 'paper')
+  assert table is not None
+  assert table.columns == ('variant', '8 clauses', '10 clauses')
+  assert table.rows[0] == ('scale=rsqrt_d_k', '0.500 (10 of 20)', '–')
+  assert table.rows[1][2] == '1.000 (5 of 5)'
+  assert table in contents._more(more)
+
+
 def test_exploratory_rows_stand_apart(results):
   """The same rows over more seeds: no answer and no place in the forest."""
   again = [{**row, 'exploratory': True} for row in results.comparisons]

@@ -205,7 +205,12 @@ def _more(results: Results) -> list[tables.Table]:
   """Tables that a reader turns to second."""
   found = [
     made(results, phase)
-    for made in (tables.equal_time, tables.other_metrics, tables.exploratory)
+    for made in (
+      tables.equal_time,
+      tables.other_metrics,
+      tables.pronouns,
+      tables.exploratory,
+    )
     for phase in results.phases
   ]
   found += [tables.learning_rates(results), tables.pairing(results)]
