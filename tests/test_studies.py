@@ -7,9 +7,10 @@ import pytest
 
 from experiments import ablate, power, studies
 from transformer_jax import flags
-from transformer_jax.ablation import checks, runner
+from transformer_jax.ablation import cells, checks, runner
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import study as study_lib
+from transformer_jax.training import optim
 
 
 def answer(capsys, *words: str) -> tuple[int, str, str]:
@@ -56,6 +57,27 @@ def test_each_arm_chooses_its_rate_and_where_it_matters_its_warmup(name):
   runs = len(study.arms) * len(rates.rates) * len(rates.warmups)
   assert f'{runs * len(rates.seeds)} runs of' in study.doc
   assert f'{len(study.arms) * study.seeds * 2} to judge' in study.doc
+
+
+def test_without_warmup_the_rate_is_the_same_once_the_others_have_warmed_up():
+  study = studies.load('regularisation')
+  both, without = (
+    cells.arm_config(study, study_lib.find_arm(study, name)).optim
+    for name in ('both', 'no warmup')
+  )
+  rates = [
+    [
+      config.learning_rate
+      * float(
+        optim.inverse_sqrt_schedule(step, warmup_steps=config.warmup_steps)
+      )
+      for step in (1, 10, 100, 2000)
+    ]
+    for config in (both, without)
+  ]
+  assert rates[0][0] < rates[0][1] < rates[0][2] > rates[0][3]
+  assert rates[1][0] > rates[1][1] > rates[1][2]
+  assert rates[0][2:] == pytest.approx(rates[1][2:])
 
 
 def test_list_and_dry_run(capsys):
