@@ -9,16 +9,29 @@ this finds everything done and only prints.
 import types
 
 from transformer_jax import flags
-from transformer_jax.config import Config
+from transformer_jax.config import Config, ConfigError, DataConfig
 
 
 def main(config: Config, options: types.SimpleNamespace) -> None:
-  """Prepare what `config.data` names and print pairs, tokens and shapes."""
+  """Prepare what `config.data` names and print pairs, tokens and shapes.
+
+  Raises:
+    ConfigError: for data that is not there and cannot be made.
+  """
   del options
+  try:
+    prepare(config.data)
+  except OSError as error:
+    raise ConfigError(
+      f'{error.filename or config.data.source} cannot be prepared: '
+      f'{error.strerror or error}'
+    ) from error
+
+
+def prepare(data: DataConfig) -> None:
   from transformer_jax.data import batches
   from transformer_jax.data.text import open_text
 
-  data = config.data
   if not data.source.startswith('task:'):
     open_text(data).prepare()
   corpus = batches.open_corpus(data, workdir=None, progress=print)

@@ -5,10 +5,12 @@ import resource
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from experiments import prepare as prepare_program
 from transformer_jax.config import Config, ConfigError, flatten
 from transformer_jax.data import cache
 from transformer_jax.data.batches import make_plan, open_corpus
@@ -223,3 +225,13 @@ def test_prepare_answers_bad_input_in_one_line(data):
   assert done.returncode == 2
   assert not done.stdout
   assert done.stderr.count('\n') == 1 and "'trian'" in done.stderr
+
+
+def test_prepare_answers_the_system_in_one_line(data, monkeypatch):
+  def fail(data):
+    raise PermissionError(13, 'Permission denied', '/data/train.en')
+
+  monkeypatch.setattr(prepare_program, 'prepare', fail)
+  told = '/data/train.en cannot be prepared: Permission denied'
+  with pytest.raises(ConfigError, match=told):
+    prepare_program.main(replace(Config(), data=data), SimpleNamespace())

@@ -1,11 +1,14 @@
 """Files and TFDS: what is read, and one clear line for what cannot be."""
 
 import gzip
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from tensorflow_datasets.core.download import util
 
 from transformer_jax.config import ConfigError
 from transformer_jax.data.text import open_text
@@ -191,6 +194,55 @@ def test_tfds_that_lost_rows_is_refused(tfds_data, monkeypatch):
   monkeypatch.setattr(text, 'size', lambda split: 71)
   with pytest.raises(ConfigError, match='holds 70 rows .* says 71'):
     next(text.pairs('train'))
+
+
+def test_a_tfds_row_with_a_line_end_inside_is_one_sentence(
+  tfds_data, monkeypatch
+):
+  text: Any = open_text(tfds_data)
+  rows = [{'en': b'a\nb', 'ko': '가\r\n나'.encode()}]
+  monkeypatch.setattr(text, 'size', lambda split: 1)
+  monkeypatch.setattr(text._builder, 'as_data_source', lambda split: rows)
+  assert list(text.pairs('train')) == [('a b', '가  나')]
+
+
+@pytest.mark.parametrize(
+  ('error', 'told'),
+  [
+    (OSError(28, 'No space left on device'), 'No space left on device'),
+    (ConnectionError('no route to host\nmore'), 'no route to host'),
+    (AssertionError('Manual directory is empty'), 'Manual directory'),
+    (util.DownloadError('HTTP code: 404'), 'HTTP code: 404'),
+    (ImportError('tensorflow'), "pip install -e '.[tf]'"),
+  ],
+)
+def test_tfds_that_cannot_be_prepared_says_why_in_one_line(
+  data, tmp_path, monkeypatch, error, told
+):
+  source = 'tfds:wmt14_translate/de-en'
+  text: Any = open_text(
+    replace(data, source=source, pair='en-de', tfds_dir=str(tmp_path))
+  )
+
+  def fail():
+    raise error
+
+  monkeypatch.setattr(text._builder, 'download_and_prepare', fail)
+  with pytest.raises(ConfigError) as refused:
+    text.prepare()
+  line = str(refused.value)
+  assert line.startswith(f'{source} ') and told in line and '\n' not in line
+
+
+def test_tfds_stored_in_another_format_is_refused(tfds_data, tmp_path):
+  place = tmp_path / 'tfds'
+  shutil.copytree(tfds_data.tfds_dir, place)
+  (record,) = place.rglob('dataset_info.json')
+  text = record.read_text()
+  assert '"array_record"' in text
+  record.write_text(text.replace('"array_record"', '"tfrecord"'))
+  line = refused(replace(tfds_data, tfds_dir=str(place)))
+  assert 'is stored as tfrecord' in line and 'another --data.tfds_dir' in line
 
 
 def test_wmt14_resolves_and_says_how_to_prepare_it(data, tmp_path):

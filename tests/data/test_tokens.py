@@ -124,3 +124,12 @@ def test_a_changed_or_missing_vocabulary_is_refused(tmp_path):
     load_vocabularies(str(tmp_path / 'v'))
   with pytest.raises(ConfigError, match='no vocabulary in'):
     load_vocabularies(str(tmp_path / 'none'))
+
+
+def test_decoded_text_is_one_line(data):
+  vocabulary = learn(lines(data), data)
+  every = vocabulary.pieces(range(vocabulary.size))
+  new_line, carriage_return = every.index('<0x0A>'), every.index('<0x0D>')
+  (row,) = vocabulary.encode(['the fox'])
+  spelled = [*row, new_line, *row, carriage_return, new_line]
+  assert vocabulary.decode([spelled]) == ['the fox  the fox  ']

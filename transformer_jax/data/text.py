@@ -132,6 +132,15 @@ def decoded_lines(lines: Iterable[bytes], name: str) -> list[str]:
   return sentences
 
 
+def one_line(text: str) -> str:
+  r"""The text with spaces where a line would end: a sentence is one line.
+
+  >>> one_line('a\r\nb')
+  'a  b'
+  """
+  return text.replace('\r', ' ').replace('\n', ' ')
+
+
 def _bad_line(path: str) -> int:
   with _open_bytes(path) as file:
     for number, line in enumerate(file, 1):
@@ -264,12 +273,29 @@ class TfdsText(TextSource):
   def prepare(self) -> None:
     if self._is_prepared():
       return
+    from tensorflow_datasets.core.download import (
+      download_manager,
+      extractor,
+      util,
+    )
+
     try:
       self._builder.download_and_prepare()
     except ImportError as error:
       raise ConfigError(
         f'tfds:{self._name} needs TensorFlow to be prepared ({error}): '
-        'pip install "transformer_jax[tf]", once, for this command'
+        "pip install -e '.[tf]', once, for this command"
+      ) from None
+    except (
+      OSError,  # No network, no room, no right to write.
+      AssertionError,  # Files that have to be fetched by hand.
+      util.DownloadError,
+      download_manager.NonMatchingChecksumError,
+      extractor.ExtractError,
+    ) as error:
+      raise ConfigError(
+        f'tfds:{self._name} cannot be prepared in {self._data.tfds_dir}: '
+        f'{_first_line(error)}; mend this and run the same command again'
       ) from None
 
   def _info(self, split: str) -> Any:
@@ -285,8 +311,8 @@ class TfdsText(TextSource):
     if kind is None or kind.value != 'array_record':
       raise ConfigError(
         f'tfds:{self._name} in {data.tfds_dir} is stored as '
-        f'{kind.value if kind else "nothing known"}, not array_record: '
-        'prepare it into another --data.tfds_dir'
+        f'{kind.value if kind else "nothing known"}, and only array_record '
+        'is read: prepare it into another --data.tfds_dir'
       )
     try:
       return builder.info.splits[split]  # or a part of one, `train[:10%]`
@@ -306,7 +332,8 @@ class TfdsText(TextSource):
   def identity(self, split: str) -> str:
     # A part is told from another by its name, a whole split by its files.
     named = split.partition('[')[2]
-    digest = hashlib.sha256(('-'.join(self.languages) + named).encode())
+    read_as = '-'.join(self.languages) + named + ', each row one line'
+    digest = hashlib.sha256(read_as.encode())
     for path in sorted(map(str, self._info(split).filepaths)):
       with open(path, 'rb') as file:
         digest.update(hashlib.file_digest(file, 'sha256').digest())
@@ -325,7 +352,7 @@ class TfdsText(TextSource):
       pair = row if self._feature is None else row[self._feature]
       source, target = (pair[language] for language in self.languages)
       try:
-        yield _decoded(source), _decoded(target)
+        yield one_line(_decoded(source)), one_line(_decoded(target))
       except UnicodeDecodeError:
         raise ConfigError(
           f'tfds:{self._name} {split}, row {number}: not valid UTF-8'
@@ -343,13 +370,29 @@ def _tfds_builder(name: str, folder: str) -> Any:
   # Older translation sets (WMT among them) register only on this import.
   importlib.import_module('tensorflow_datasets.translate')
   try:
-    return tfds.builder(name, data_dir=folder, file_format='array_record')
+    try:
+      return tfds.builder(name, data_dir=folder, file_format='array_record')
+    except ValueError as error:
+      if 'File format' not in str(error):
+        raise
+      # A copy in another format: it is refused where it is to be read.
+      return tfds.builder(name, data_dir=folder)
   except (ValueError, AssertionError) as error:
     # `Failed to construct ...": REASON. More lines`: the reason is enough.
     reason = str(error).split('\n', 1)[0].rpartition('": ')[2]
     raise ConfigError(
       f'data.source=tfds:{name}: {reason.split(". ")[0].rstrip(".")}'
     ) from None
+  except OSError as error:
+    raise ConfigError(
+      f'data.source=tfds:{name} in {folder}: {_first_line(error)}'
+    ) from None
+
+
+def _first_line(error: Exception) -> str:
+  """What an error of the system or of TFDS says, in a line."""
+  text = getattr(error, 'strerror', None) or str(error).strip()
+  return (text or type(error).__name__).splitlines()[0]
 
 
 SOURCES: dict[str, Callable[[str, DataConfig], TextSource]] = {

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from transformer_jax.config import ConfigError, DataConfig
+from transformer_jax.data.text import one_line
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = ('<pad>', '<s>', '</s>', '<unk>')
@@ -35,7 +36,10 @@ class Vocabulary(abc.ABC):
 
   @abc.abstractmethod
   def decode(self, rows: list[list[int]]) -> list[str]:
-    """Text of each row up to its first end; padding and begin are skipped."""
+    """Text of each row up to its first end; padding and begin are skipped.
+
+    It is one line, whatever the row: see `one_line`.
+    """
 
   @abc.abstractmethod
   def pieces(self, ids: Iterable[int]) -> list[str]:
@@ -76,7 +80,9 @@ class SentencePieceVocabulary(Vocabulary):
     return self._processor.encode(sentences)
 
   def decode(self, rows: list[list[int]]) -> list[str]:
-    return self._processor.decode([list(_spoken(row)) for row in rows])
+    texts = self._processor.decode([list(_spoken(row)) for row in rows])
+    # Bytes spell every character, the end of a line among them.
+    return [one_line(text) for text in texts]
 
   def pieces(self, ids: Iterable[int]) -> list[str]:
     return [self._processor.id_to_piece(int(index)) for index in ids]
