@@ -8,6 +8,8 @@ import pytest
 
 from transformer_jax.config import FIELDS, ConfigError
 from transformer_jax.data.tokens import EOS
+from transformer_jax.inference import translate as translate_lib
+from transformer_jax.inference.attend import attention_maps
 from transformer_jax.inference.evaluate import score_pairs
 from transformer_jax.inference.grouping import group_by_length, pad, round_width
 from transformer_jax.inference.translate import (
@@ -139,6 +141,51 @@ def test_a_sentence_over_the_training_length_is_translated_whole(run):
   np.testing.assert_allclose(
     alone[0].log_prob, found.hypotheses[0][0].log_prob, rtol=1e-4
   )
+
+
+class CalledError(Exception):
+  """Ends a search before its work."""
+
+
+@pytest.mark.parametrize(
+  ('encoder', 'decoder', 'length'),
+  # The text is 9 tokens long, 12 with its padding, and may grow by 20.
+  [('sinusoid', 'learned', 10), ('learned', 'sinusoid', 32)],
+)
+def test_positions_limit_the_side_that_has_them(
+  run, monkeypatch, encoder, decoder, length
+):
+  config = dataclasses.replace(
+    run.model.config,
+    position=encoder,
+    position_decoder=decoder,
+    max_positions=10,
+  )
+  seen = []
+
+  def search(call, options):
+    seen.append((call.source_BS.shape[1], call.limit_B.max(), call.length))
+    raise CalledError
+
+  monkeypatch.setitem(STRATEGIES, 'greedy', (search, lambda options: 1))
+  monkeypatch.setattr(translate_lib, '_usual_length', lambda *_: 99)
+  sizes = run.model.source_vocabulary, run.model.target_vocabulary
+  own = run._replace(model=Transformer(config, *sizes))
+  word = run.vocabularies.source.pieces([5])[0]
+  nine, twelve = (' '.join([word] * n) for n in (8, 11))
+  with pytest.raises(CalledError):
+    translate(own, [nine], strategy='greedy', extra_length=20)
+  assert seen == [(10 if encoder == 'learned' else 12, min(29, length), length)]
+  # The text that is too long is refused where it would be read.
+  long = (twelve, nine) if encoder == 'learned' else (nine, twelve)
+  side = 'encoder' if encoder == 'learned' else 'decoder'
+  told = f'line 1 has 12 tokens but the {side} of this .*max_positions=10'
+  with pytest.raises(ConfigError, match=told):
+    score_pairs(
+      own.model, {}, [long], vocabularies=run.vocabularies, max_tokens=64
+    )
+  with pytest.raises(ConfigError, match=told):
+    attention_maps(own.model, {}, long, vocabularies=run.vocabularies)
 
 
 def test_a_sentence_over_the_positions_is_refused_by_its_line(run):

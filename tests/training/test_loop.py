@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,10 @@ from experiments import train as program
 from tests.training.conftest import arrays
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError, override
-from transformer_jax.training import loop
+from transformer_jax.data.corpus import open_corpus
+from transformer_jax.training import loop, population
 from transformer_jax.training.checkpoint import CheckpointError, Checkpoints
+from transformer_jax.training.population import Member, Population
 
 
 class Killed(BaseException):
@@ -311,11 +314,37 @@ def test_patience_is_counted_from_the_best(set_up):
   assert after(0.5, 0.4, 0.6, 0.5, 0.5)
 
 
-def test_bleu_chooses_the_best_when_asked(config, tmp_path):
+@pytest.mark.parametrize('split', ['validation', 'test'])
+def test_held_out_pairs_beyond_the_positions_are_refused(
+  config, set_up, monkeypatch, tmp_path, split
+):
+  learned = {'model.position_decoder': 'learned', 'model.max_positions': 16}
+  corpus = open_corpus(config.data, workdir=None, progress=print)
+  whole = corpus.pairs(split)
+  lengths = whole.lengths[0] + 99, whole.lengths[1] + 17
+  short = {
+    'validation': corpus.pairs('validation'),
+    'test': corpus.pairs('test'),
+  }
+  long = types.SimpleNamespace(lengths=lengths)
+  monkeypatch.setattr(
+    corpus, 'pairs', lambda name: {**short, split: long}[name]
+  )
+  monkeypatch.setattr(loop, 'open_corpus', lambda *_, **__: corpus)
+  told = f'a pair of {split} has .. tokens for the decoder, .*max_positions=16'
+  with pytest.raises(ConfigError, match=told):
+    set_up(**{name.replace('.', '__'): x for name, x in learned.items()})
+  member = Member(override(config, learned), tmp_path)
+  with pytest.raises(ConfigError, match=told):
+    Population([member], corpus, population.on(jax.devices()[:1]), 1)
+
+
+def test_bleu_chooses_the_best_when_asked(config, tmp_path, capfd):
   scores = iter([3.0, 9.0, 5.0])
 
-  def bleu(params, corpus, pairs, check):
+  def bleu(params, corpus, pairs, check, say):
     check()
+    say('the signature')
     assert len(pairs) == config.data.task_held_out
     return next(scores)
 
@@ -325,6 +354,7 @@ def test_bleu_chooses_the_best_when_asked(config, tmp_path):
   assert loop.train(chosen, workdir=str(tmp_path), bleu=bleu) == 0
   found = [row['bleu'] for row in rows(tmp_path) if 'bleu' in row]
   assert found == [3.0, 9.0, 5.0]
+  assert capfd.readouterr().err.count('the signature') == 3
   checkpoints = Checkpoints(
     tmp_path / 'checkpoints', keep_latest=9, keep_best=1, best_metric_mode='max'
   )

@@ -30,6 +30,16 @@ def test_a_row_is_a_line(metrics, tmp_path):
   assert (tmp_path / 'metrics.jsonl').read_text().count('\n') == 4
 
 
+def test_rows_are_on_the_disk(metrics, tmp_path, monkeypatch):
+  path = tmp_path / 'metrics.jsonl'
+  synced = []
+  monkeypatch.setattr(
+    record.os, 'fsync', lambda number: synced.append(path.read_text())
+  )
+  metrics.append([(16, 'train', {'loss': 1.0})])
+  assert synced == [path.read_text()]
+
+
 def test_cut_back_keeps_every_byte_up_to_the_step(metrics, tmp_path):
   path = tmp_path / 'metrics.jsonl'
   before = path.read_bytes()

@@ -17,7 +17,7 @@ import numpy as np
 
 from transformer_jax.config import ConfigError
 from transformer_jax.data.tokens import EOS, Vocabularies
-from transformer_jax.inference.grouping import encode
+from transformer_jax.inference.grouping import SIDES, encode
 from transformer_jax.nn.attention import How, all_scores, attention_weights, mix
 from transformer_jax.nn.transformer import Transformer, variables
 from transformer_jax.nn.watch import SITES, Place, watch
@@ -71,12 +71,12 @@ def attention_maps(
     ConfigError: a sentence is empty or too long for the model.
   """
   rows = []
-  for side, text, vocabulary in zip(
-    ('source', 'target'), pair, vocabularies, strict=True
+  for name, side, text, vocabulary in zip(
+    ('source', 'target'), SIDES, pair, vocabularies, strict=True
   ):
-    (ids,) = encode([text], vocabulary, config=model.config, first_line=1)
+    (ids,) = encode([text], vocabulary, config=model.config, side=side)
     if not ids:
-      raise ConfigError(f'the {side} sentence is empty: there is no map of it')
+      raise ConfigError(f'the {name} sentence is empty: there is no map of it')
     rows.append([*ids, EOS])
 
   def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):

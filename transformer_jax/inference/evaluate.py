@@ -18,6 +18,7 @@ from transformer_jax.config import BLEU_NAMES, Config, ConfigError
 from transformer_jax.data.batches import Corpus
 from transformer_jax.data.tokens import PAD, Vocabularies
 from transformer_jax.inference.grouping import (
+  SIDES,
   encode,
   group_by_length,
   longest,
@@ -158,17 +159,30 @@ def score_pairs(
   if not pairs:
     return []
   sides = [
-    encode(sentences, vocabulary, config=model.config, first_line=first_line)
-    for sentences, vocabulary in zip(
-      zip(*pairs, strict=True), vocabularies, strict=True
+    encode(
+      sentences,
+      vocabulary,
+      config=model.config,
+      side=side,
+      first_line=first_line,
+    )
+    for sentences, vocabulary, side in zip(
+      zip(*pairs, strict=True), vocabularies, SIDES, strict=True
     )
   ]
+  limits = [longest(model.config, side) for side in SIDES]
   lengths = [max(map(len, rows)) + 1 for rows in zip(*sides, strict=True)]
   found = [PairScore(0.0, 0, 0)] * len(pairs)
   for group in group_by_length(lengths, max_tokens):
-    width = min(group.width, longest(model.config) or group.width)
     rows = layout.rows(group.rows)
-    batch = [pad([side[i] for i in group.ids], rows, width) for side in sides]
+    batch = [
+      pad(
+        [side[i] for i in group.ids],
+        rows,
+        min(group.width, limit or group.width),
+      )
+      for side, limit in zip(sides, limits, strict=True)
+    ]
     sums = hosts.fetch(row_sums(model, params, *layout.sentences(batch)))
     for i, loss, correct, tokens in zip(group.ids, *sums, strict=False):
       found[i] = PairScore(-float(loss), int(correct), int(tokens))
@@ -241,19 +255,21 @@ def bleu(
 def greedy_bleu(
   config: Config,
 ) -> Callable[..., float]:
-  """(params, corpus, its pairs, check) -> BLEU of greedy translations.
+  """(params, corpus, its pairs, check, say) -> BLEU of greedy translations.
 
   Quick enough for a training loop to choose its best checkpoint by. Of text
   that is already tokenised it is tokenised BLEU. `check` is called after each
-  batch and may raise.
+  batch and may raise; `say` is told once what the number is.
   """
   options = dataclasses.replace(config.decode, strategy='greedy', n_best=1)
+  said = []
 
   def score(
     params: Params,
     corpus: Corpus,
     pairs: Sequence[tuple[str, str]],
     check: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda text: None,
   ) -> float:
     vocabularies = corpus.vocabularies
     sizes = vocabularies.source.size, vocabularies.target.size
@@ -271,6 +287,10 @@ def greedy_bleu(
       progress=lambda done, total: check(),
     )
     text = config.data.text
-    return bleu(found.texts, references, text=text)[BLEU_NAMES[text]]
+    name, result = BLEU_NAMES[text], bleu(found.texts, references, text=text)
+    if not said:
+      said.append(result[f'{name}_signature'])
+      say(f'{name}: of greedy translations, {said[0]}')
+    return result[name]
 
   return score

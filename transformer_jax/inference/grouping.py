@@ -45,6 +45,9 @@ def group_by_length(lengths: Sequence[int], max_tokens: int) -> list[Group]:
   return groups
 
 
+SIDES = ('encoder', 'decoder')
+
+
 def pad(rows: Sequence[Sequence[int]], count: int, width: int) -> np.ndarray:
   """int32 [count, width]: each row ended by EOS, then zeros."""
   padded_BS = np.zeros((count, width), np.int32)
@@ -54,9 +57,10 @@ def pad(rows: Sequence[Sequence[int]], count: int, width: int) -> np.ndarray:
   return padded_BS
 
 
-def longest(config: ModelConfig) -> int | None:
-  """Positions that the model has, EOS included; None when there is no end."""
-  return config.max_positions if config.position == 'learned' else None
+def longest(config: ModelConfig, side: str) -> int | None:
+  """Positions of a side, EOS included; None when there is no end."""
+  learned = config.at('position', side) == 'learned'
+  return config.max_positions if learned else None
 
 
 def encode(
@@ -64,20 +68,28 @@ def encode(
   vocabulary: Vocabulary,
   *,
   config: ModelConfig,
+  side: str = 'encoder',
   first_line: int = 1,
 ) -> list[list[int]]:
   """Ids of each sentence, without EOS.
 
+  Args:
+    sentences: of the source language, or of the target's.
+    vocabulary: of that language.
+    config: of the model.
+    side: that reads them, encoder or decoder.
+    first_line: what an error calls the first sentence.
+
   Raises:
-    ConfigError: naming the first line that has more tokens than the model has
-      positions.
+    ConfigError: naming the first line that has more tokens than this side of
+      the model has positions.
   """
   rows = vocabulary.encode(list(sentences))
-  limit = longest(config)
+  limit = longest(config, side)
   for line, row in enumerate(rows, first_line):
     if limit is not None and len(row) + 1 > limit:
       raise ConfigError(
-        f'line {line} has {len(row) + 1} tokens but this model has '
-        f'model.max_positions={limit}: split the line'
+        f'line {line} has {len(row) + 1} tokens but the {side} of this model '
+        f'has model.max_positions={limit}: split the line'
       )
   return rows

@@ -176,10 +176,10 @@ def _search(
   layout: Alone,
 ) -> Hypotheses:
   """Hypotheses of a group, on the host."""
-  most = longest(model.config) or group.width + options.extra_length
-  source_BS = pad(
-    [rows[i] for i in group.ids], group.rows, min(group.width, most)
-  )
+  width = min(group.width, longest(model.config, 'encoder') or group.width)
+  most = group.width + options.extra_length
+  most = min(most, longest(model.config, 'decoder') or most)
+  source_BS = pad([rows[i] for i in group.ids], group.rows, width)
   length_B = np.count_nonzero(source_BS, axis=1)
   limit_B = np.minimum(length_B + options.extra_length, most)
   id_B = np.zeros(group.rows, np.int32)

@@ -60,8 +60,9 @@ EVALUATION_TOKENS = 8192  # of the longer side in a validation batch
 
 # Raises StoppedError when a signal has come.
 Check = Callable[[], None]
-# (params, vocabularies, sentence pairs, check) -> BLEU of their translation
-Bleu = Callable[[Any, Corpus, list[tuple[str, str]], Check], float]
+Say = Callable[[str], None]
+# (params, corpus, sentence pairs, check, say) -> BLEU of their translation
+Bleu = Callable[[Any, Corpus, list[tuple[str, str]], Check, Say], float]
 
 
 class TrainingError(ConfigError):
@@ -141,6 +142,7 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
       data=corpus.fingerprint, vocabulary=corpus.vocabularies.fingerprint
     )
     record.admit_data(folder, fingerprints)
+    admit_lengths(config, corpus)
   plan = make_plan(corpus.train, config.data)
   for shape in plan.shapes:
     if shape.rows % config.optim.accumulate:
@@ -183,6 +185,27 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
     folder,
     learned,
   )
+
+
+def admit_lengths(config: Config, corpus: Corpus) -> None:
+  """Refuse held-out pairs that are longer than learned positions.
+
+  Training pairs are at most data.max_length; the others are all read.
+
+  Raises:
+    ConfigError: names the split and the length.
+  """
+  for split in (config.data.validation_split, config.data.test_split):
+    for side, at in (('encoder', 0), ('decoder', 1)):
+      if config.model.at('position', side) != 'learned':
+        continue
+      most = int(corpus.pairs(split).lengths[at].max(initial=0))
+      if most > config.model.max_positions:
+        raise ConfigError(
+          f'a pair of {split} has {most} tokens for the {side}, which has '
+          f'model.max_positions={config.model.max_positions}: raise it, or '
+          'take the long pairs out of the split'
+        )
 
 
 def use_compilation_cache(config: Config) -> None:
@@ -495,7 +518,9 @@ def evaluation(
       raise diverged(run, f'the validation loss of step {step} is not a number')
     if config.train.best_metric == 'bleu' and bleu is not None:
       pairs = run.corpus.references(split)
-      values[best_metric(config)] = bleu(weights, run.corpus, pairs, check)
+      values[best_metric(config)] = bleu(
+        weights, run.corpus, pairs, check, run.progress.say
+      )
     rows = [(step, 'validation', values)]
     if hosts.first():
       run.metrics.append(rows)

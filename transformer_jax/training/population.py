@@ -35,7 +35,11 @@ from transformer_jax.data.batches import (
 from transformer_jax.inference.evaluate import Scores, row_sums, summarise
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer, with_statistics
-from transformer_jax.training.loop import EVALUATION_TOKENS, run_key
+from transformer_jax.training.loop import (
+  EVALUATION_TOKENS,
+  admit_lengths,
+  run_key,
+)
 from transformer_jax.training.state import (
   Metrics,
   Numbers,
@@ -254,7 +258,8 @@ class Population:
         memory and no time, and populations of several sizes share one program.
 
     Raises:
-      ConfigError: the members do not share a program.
+      ConfigError: the members do not share a program, or held-out pairs are
+        longer than their positions.
     """
     self.members, self.corpus, self.place = members, corpus, place
     self.room = room = place.room(room)
@@ -267,6 +272,7 @@ class Population:
     configs = [member.config for member in members]
     self.configs = configs + configs[:1] * (room - len(configs))
     self.config, self.train = program(configs[0]), configs[0].train
+    admit_lengths(self.config, corpus)
     self.plan = make_plan(corpus.train, self.config.data)
     self.numbers = stacked_numbers(self.configs)
     self.key_R2 = stack([run_key(config) for config in self.configs])

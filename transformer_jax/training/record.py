@@ -172,3 +172,4 @@ class Metrics:
       for step, split, values in rows:
         file.write(json.dumps(dict(step=step, split=split, **values)) + '\n')
       file.flush()
+      os.fsync(file.fileno())
