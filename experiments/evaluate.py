@@ -11,6 +11,7 @@ with sacrebleu's signatures. Text that is already tokenised
 The line is kept in WORKDIR/results as well.
 """
 
+import hashlib
 import json
 import pathlib
 import sys
@@ -47,6 +48,7 @@ def file_lines(path: str) -> list[str]:
     ConfigError: it cannot be read, is empty or is not UTF-8.
   """
   import gzip
+  import zlib
 
   from transformer_jax.data.text import decoded_lines
 
@@ -54,7 +56,7 @@ def file_lines(path: str) -> list[str]:
   try:
     with gzip.open(name) if name.suffix == '.gz' else open(name, 'rb') as file:
       lines = decoded_lines(file, path)
-  except (OSError, EOFError) as error:
+  except (OSError, EOFError, zlib.error) as error:
     raise ConfigError(
       f'{path} cannot be read: {getattr(error, "strerror", None) or error}'
     ) from None
@@ -146,13 +148,23 @@ def scores(
 
 
 def results_path(workdir: str, name: str, result: dict[str, Any]) -> str:
-  """WORKDIR/results/NAME-STRATEGY-STEP.json: other settings, another file."""
+  """WORKDIR/results/NAME-STRATEGY-STEP-HASH.json: other settings, another file.
+
+  The hash is of all that makes the numbers: how text was decoded, tokenised
+  and where it was read.
+  """
   decode, steps = result['decode'], result['checkpoint_steps']
   kind = decode['strategy']
   if kind == 'beam':
     kind += f'{decode["beam_size"]}-alpha{decode["alpha"]:g}'
+  settings = [
+    result[key] for key in ('decode', 'tokenize', 'files', 'checkpoint_steps')
+  ]
+  text = json.dumps(settings, sort_keys=True)
+  digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   folder = pathlib.Path(workdir).expanduser() / 'results'
-  return str(folder / f'{name}-{kind}-step{steps[0]}-average{len(steps)}.json')
+  file = f'{name}-{kind}-step{steps[0]}-average{len(steps)}-{digest}.json'
+  return str(folder / file)
 
 
 def main(config: Config, options: types.SimpleNamespace) -> None:
@@ -175,6 +187,12 @@ def evaluate_run(config: Config, options: types.SimpleNamespace) -> None:
   result = dict(
     split=name,
     **scores(run, pairs, options.tokenize),
+    tokenize=options.tokenize,
+    files=[
+      str(pathlib.Path(path).expanduser().absolute())
+      for path in (options.source, options.reference)
+      if path
+    ],
     checkpoint_steps=run.steps,
     decode=dataclasses.asdict(config.decode),
   )

@@ -1,5 +1,7 @@
 """experiments.evaluate and experiments.translate on a run's folder."""
 
+import dataclasses
+import gzip
 import io
 import json
 import os
@@ -16,7 +18,7 @@ from experiments import attend as attend_program
 from experiments import evaluate as evaluate_program
 from experiments import translate as translate_program
 from transformer_jax import flags
-from transformer_jax.config import ConfigError, override
+from transformer_jax.config import ConfigError, DecodeConfig, override
 from transformer_jax.inference import restore
 
 PROGRAMS = {
@@ -110,6 +112,7 @@ def test_evaluate_prints_one_line_and_keeps_it(call, workdir):
   assert found['split'] == 'test'
   assert found['checkpoint_steps'] == [24, 16]
   assert found['sentences'] == 32
+  assert (found['tokenize'], found['files']) == ('13a', [])
   assert 'tok:13a' in found['bleu_signature'] and found['chrf_signature']
   for name in """loss perplexity accuracy exact bleu chrf seconds
       sentences_per_second padding_steps""".split():
@@ -133,6 +136,47 @@ def test_evaluate_on_files_is_evaluate_on_their_split(call, run, tmp_path):
   )
   for name in ('loss', 'accuracy', 'bleu', 'chrf', 'tokens', 'sentences'):
     assert files[name] == split[name]
+
+
+def test_results_of_other_settings_have_other_names(workdir, tmp_path):
+  def path(*, decode=(), tokenize='13a', files=()):
+    own = dataclasses.asdict(DecodeConfig(**dict(decode)))
+    return evaluate_program.results_path(
+      workdir,
+      'test',
+      dict(
+        decode=own,
+        tokenize=tokenize,
+        files=list(files),
+        checkpoint_steps=[24],
+      ),
+    )
+
+  found = [
+    path(),
+    path(tokenize='intl'),
+    path(files=['/a/x', '/a/y']),
+    path(files=['/b/x', '/b/y']),
+    *(
+      path(decode={name: value})
+      for name, value in (
+        *(('temperature', 0.5), ('top_k', 3), ('seed', 1)),
+        *(('extra_length', 9), ('average', 5)),
+      )
+    ),
+  ]
+  assert len(set(found)) == len(found)
+  assert path() == path() and '/results/test-beam4-alpha0.6-step24' in path()
+
+
+@pytest.mark.parametrize('cut', [20, -9])
+def test_a_damaged_gzip_is_refused(tmp_path, cut):
+  path = tmp_path / 'a.gz'
+  data = bytearray(gzip.compress(bytes(range(48, 122)) * 40))
+  data[cut:] = bytes(len(data[cut:])) if cut < 0 else b'\xff' * 40
+  path.write_bytes(data)
+  with pytest.raises(ConfigError, match='a.gz cannot be read'):
+    evaluate_program.file_lines(str(path))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +225,27 @@ def test_checkpoints_are_chosen_and_averaged(workdir, config):
   eight = 3 * leaf[2] - leaf[0] - leaf[1]
   pair = jax.tree.leaves(load(checkpoint='best', average=2).params)[0]
   np.testing.assert_allclose(pair, (leaf[0] + eight) / 2, atol=1e-6)
+
+
+def test_what_is_kept_as_best_alone_joins_no_average(workdir, config, capsys):
+  def load(**changes):
+    values = {name.replace('__', '.'): x for name, x in changes.items()}
+    found = restore.load_run(workdir, override(config, values)).steps
+    return found, capsys.readouterr().err
+
+  # Of 8, 16 and 24 the first is there only for its metric.
+  steps, err = load(decode__average=3, train__keep_latest=2)
+  assert steps == [24, 16]
+  assert 'decode.average=3, but only 2 such checkpoints' in err
+  assert '24, 16' in err and 'train.keep_latest (now 2)' in err
+  assert err.count('\n') == 1
+  assert load(decode__average=2, train__keep_latest=2) == ([24, 16], '')
+  every = dict(train__keep_latest=1, train__keep_every=8)
+  assert load(decode__average=3, **every) == ([24, 16, 8], '')
+  # The best one counts, wherever it lies.
+  best = dict(decode__checkpoint='best', train__keep_latest=1)
+  assert load(**best) == ([16], '')
+  assert load(decode__average=2, **best)[0] == [16]
 
 
 def test_a_run_without_checkpoints_is_refused(workdir, config, tmp_path):

@@ -5,6 +5,7 @@ JAX is imported where it is used: a wrong flag or folder is answered at once.
 
 import dataclasses
 import pathlib
+import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,7 +60,7 @@ def load_run(workdir: str, config: Config) -> Run:
 
   decode.checkpoint names a step, the newest or the best on validation, and
   decode.average says over how many the parameters are averaged: that step and
-  those kept before it, fewer where fewer are kept.
+  the newest kept before it. Where fewer are kept, stderr says so.
 
   Args:
     workdir: the run's folder; it may still be training.
@@ -96,6 +97,8 @@ def load_run(workdir: str, config: Config) -> Run:
       f'{workdir} has no {config.decode.checkpoint} checkpoint yet: train it '
       'first'
     )
+  if hosts.first():
+    _say_if_fewer(steps, config)
   draw = initial_weights(
     config.model, source_vocabulary=sizes[0], target_vocabulary=sizes[1]
   )
@@ -112,12 +115,34 @@ def load_run(workdir: str, config: Config) -> Run:
 
 
 def _steps(checkpoints: Any, config: Config) -> list[int]:
-  """Whole steps to average, newest first."""
+  """Whole steps to average, newest first.
+
+  One that is kept only for its metric can lie far back: it is the first of
+  them or none.
+  """
   last = {'latest': checkpoints.latest, 'best': checkpoints.best}
   chosen = last[config.decode.checkpoint]()
   if chosen is None:
     return []
-  newer = sum(step > chosen for step in checkpoints.steps())
-  good = checkpoints.good(newer + config.decode.average)
+  steps, train = checkpoints.steps(), config.train
+  recent = {*steps[-train.keep_latest :]}
+  if train.keep_every:
+    recent |= {step for step in steps if step % train.keep_every == 0}
+  newer = sum(step > chosen for step in steps)
+  others = len(steps) - len(recent)
+  good = checkpoints.good(newer + others + config.decode.average)
   kept = [step for step in good if step <= chosen]
+  kept = kept[:1] + [step for step in kept[1:] if step in recent]
   return kept[: config.decode.average]
+
+
+def _say_if_fewer(steps: list[int], config: Config) -> None:
+  """That the average is of fewer checkpoints than were asked for."""
+  asked = config.decode.average
+  if len(steps) < asked:
+    print(
+      f'decode.average={asked}, but only {len(steps)} such checkpoints are '
+      f'kept: {", ".join(map(str, steps))}; a longer --train.keep_latest '
+      f'(now {config.train.keep_latest}) keeps more while it trains',
+      file=sys.stderr,
+    )
