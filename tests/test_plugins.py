@@ -1,5 +1,7 @@
 """A score function from one user's file, without a fork."""
 
+import contextlib
+import hashlib
 import pathlib
 import re
 
@@ -7,27 +9,40 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import ablate, studies
 from tests.choices import BATCH, V, base
 from transformer_jax import config as config_lib
 from transformer_jax import flags, plugins
+from transformer_jax.ablation import cells, checks, folder, runner
+from transformer_jax.ablation.screen import Screen
 from transformer_jax.config import ConfigError, override
+from transformer_jax.inference import restore
 from transformer_jax.nn import attention, randomness
 from transformer_jax.nn.transformer import Transformer
+from transformer_jax.training import record
 from transformer_jax.training.state import initial_state, numbers, train_step
 
 EXAMPLE = 'experiments/examples/gaussian_score.py'
 FILE = pathlib.Path(__file__).parent.parent / EXAMPLE
 
 
-@pytest.fixture(autouse=True)
-def as_it_was(monkeypatch):
-  """What a plugin adds is gone after the test."""
-  monkeypatch.setattr(config_lib, 'FIELDS', dict(config_lib.FIELDS))
-  monkeypatch.setattr(plugins, '_LOADED', set())
+@contextlib.contextmanager
+def process():
+  """What a plugin adds is gone after it."""
   before = dict(attention.SCORES)
-  yield
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(config_lib, 'FIELDS', dict(config_lib.FIELDS))
+    patch.setattr(plugins, '_LOADED', {})
+    patch.setattr(plugins, '_SUMS', {})
+    yield
   attention.SCORES.clear()
   attention.SCORES.update(before)
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+  with process():
+    yield
 
 
 def test_a_score_from_a_file_is_a_choice_and_trains():
@@ -59,6 +74,158 @@ def test_the_example_is_its_formula():
       (np.asarray(q)[b, t, h] - np.asarray(k)[b, s, h]) ** 2
     )
     np.testing.assert_allclose(found[b, h, t, s], wanted, rtol=1e-5)
+
+
+# A score with a parameter of its own, and a study of it.
+MINE = """
+from experiments.presets import PRESETS
+from transformer_jax import plugins
+from transformer_jax.ablation.study import Primary, Study, arms
+from transformer_jax.nn import attention, initializers
+
+def scores(q_BTHK, k_BSHK, w_HK, *, scale):
+  return attention.dot_scores(q_BTHK * w_HK[None, None], k_BSHK, scale=scale)
+
+plugins.add(
+  'model.score', 'mine', attention.SCORES,
+  attention.Score(scores, 'w_mine_HK', draw=initializers.constant(2.0)),
+)
+STUDY = Study(
+  name='own', question='Does it?', paper='-', axes=('model.score',),
+  baseline={
+    **{p: v for p, v in PRESETS['test'].overrides.items()
+       if not p.startswith('decode.')},
+    'train.steps': 4, 'train.evaluate_every': 4, 'mesh.data': 1,
+  },
+  arms=arms([{}, {'model.score': 'mine'}]),
+  primary=(Primary('score=mine', 'baseline'),),
+  seeds=1, looks=(1,),
+)
+"""
+
+
+def written(path, text=MINE):
+  """The words that name a file of this text."""
+  path.write_text(text)
+  return [f'--plugin={path}']
+
+
+def test_a_parameter_is_drawn_as_the_entry_says(tmp_path):
+  for entry, start in (('draw=initializers.constant(2.0)', 2.0), ('', None)):
+    with process():
+      text = MINE.replace('draw=initializers.constant(2.0)', entry)
+      plugins.load(written(tmp_path / f'mine{start}.py', text))
+      config = override(base(), {'model.score': 'mine'})
+      model = Transformer(config.model, V, V)
+      start_of = jax.jit(initial_state(config, model))
+      params = start_of(randomness.seed_key(0)).params
+      w_NHK = params['encoder']['layers']['self_attention']['w_mine_HK']
+      K = config.model.d_k
+      assert w_NHK.shape[1:] == (config.model.heads, K)
+      if start is not None:
+        np.testing.assert_array_equal(w_NHK, start)
+      else:
+        assert 0.3 < np.std(w_NHK) * K**0.5 < 2
+
+
+def test_a_parameter_has_letters_that_a_score_knows(tmp_path):
+  plugins.load(
+    written(tmp_path / 'mine.py', MINE.replace('w_mine_HK', 'w_mine_HZ'))
+  )
+  config = override(base(), {'model.score': 'mine'})
+  with pytest.raises(ConfigError, match="letters of H, K .* 'w_mine_HZ'"):
+    jax.eval_shape(
+      initial_state(config, Transformer(config.model, V, V)),
+      randomness.seed_key(0),
+    )
+
+
+@pytest.mark.slow
+def test_a_study_from_a_file_runs(tmp_path):
+  file, place = tmp_path / 'mine.py', tmp_path / 'study'
+  place.mkdir()
+  with process():
+    words = [*written(file), '--study=own', '--workdir=-']
+    _, options = flags.parse(words, extra=ablate.EXTRA, base=ablate.base)
+    assert 'own' in studies.names()
+    study = studies.load(options.study)
+    cache = {'data.cache_dir': str(tmp_path / 'cache')}
+    study = checks.with_overrides(study, cache)
+    job = runner.Job(
+      folder=place,
+      study=folder.declare(place, study, seeds=None),
+      seeds=1,
+      shard=runner.Shard(),
+      tuned=studies.tuned('own'),
+      stop=lambda: 0,
+      screen=Screen(place, 'own', quiet=True),
+    )
+    assert runner.run(job) == 0
+    results = folder.read_results(place, study)
+    assert [r.body['status'] for r in results] == ['finished'] * 2
+    sums = [r.body.get('plugins') for r in results]
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert sums == [None, {'plugin model.score=mine': sha256}]
+
+
+def test_the_text_of_a_file_is_part_of_its_study(tmp_path):
+  """A changed formula finds no old result done."""
+  file, place = tmp_path / 'mine.py', tmp_path / 'study'
+  place.mkdir()
+  with process():
+    plugins.load(written(file))
+    study = studies.load('own')
+    names = [one.identity for one in cells.cells(study, [0], None)]
+    folder.declare(place, study, seeds=None)
+    assert folder.declare(place, study, seeds=None) == study
+  with process():
+    plugins.load(written(file, MINE.replace('2.0', '3.0')))
+    study = studies.load('own')
+    others = [one.identity for one in cells.cells(study, [0], None)]
+    # What uses nothing of the file is what it was.
+    assert others[0] == names[0] and others[1] != names[1]
+    with pytest.raises(ConfigError, match='restore its file or take another'):
+      folder.declare(place, study, seeds=None)
+
+
+def test_a_run_is_of_the_text_it_began_with(tmp_path):
+  file = tmp_path / 'mine.py'
+  mine = {'model.score': 'mine'}
+  with process():
+    plugins.load(written(file))
+    config = override(base(), mine)
+    (tmp_path / 'config.json').write_text(
+      record.describe(config, plugins.used(config))
+    )
+    record.admit_data(tmp_path, plugins.used(config))
+    assert plugins.used(base()) == {}
+  with process():
+    plugins.load(written(file, MINE.replace('2.0', '3.0')))
+    config = override(base(), mine)
+    with pytest.raises(ConfigError, match='the plugin model.score=mine of'):
+      record.admit_data(tmp_path, plugins.used(config))
+    with pytest.raises(ConfigError, match='the plugin model.score=mine of'):
+      restore.load_run(str(tmp_path), config)
+
+
+def test_a_study_from_a_file_has_a_name_of_its_own(tmp_path):
+  for n, (old, new, text) in enumerate(
+    [
+      ("name='own'", "name='paper'", "named 'paper', which is taken"),
+      ('STUDY = Study(', 'STUDY = dict(', 'is not a Study'),
+    ]
+  ):
+    with process():
+      plugins.load(written(tmp_path / f'{n}.py', MINE.replace(old, new)))
+      with pytest.raises(ConfigError, match=text):
+        studies.names()
+
+
+def test_the_study_of_the_example_can_be_run():
+  plugins.load([f'--plugin={FILE}'])
+  study = studies.load('gaussian')
+  assert study.doc.startswith('A score from outside')
+  assert [arm.name for arm in study.arms] == ['baseline', 'score=gaussian']
 
 
 def test_what_is_wrong_is_one_line(tmp_path):

@@ -9,18 +9,27 @@ entry to a table and the choice to its field, in one call:
     plugins.add('model.score', 'mine', attention.SCORES, attention.Score(mine))
 
 From then on `--model.score=mine` is a choice like the others: in `--help`, in
-sweeps, in studies, in what is recorded of a run.
+sweeps, in studies, in what is recorded of a run. A file that holds a `STUDY`
+declares it: `--study=NAME` of `experiments.ablate` finds it by its name.
+
+What the file says is part of what a run is: its sum stands beside every choice
+that it adds, and with other text there the results count as another's. What
+the file imports is not looked at.
 """
 
+import hashlib
 import importlib.util
 import pathlib
+import types
 from collections.abc import Sequence
 from typing import Any
 
 from transformer_jax import config as config_lib
-from transformer_jax.config import ConfigError
+from transformer_jax.config import Config, ConfigError
 
-_LOADED: set[pathlib.Path] = set()
+_LOADED: dict[pathlib.Path, types.ModuleType] = {}
+_SUMS: dict[str, str] = {}  # PATH=CHOICE -> sha256 of the file that added it
+_reading: list[str] = []  # sha256 of the file that is being imported
 
 
 def add(path: str, name: str, table: dict[str, Any], entry: Any) -> None:
@@ -37,6 +46,8 @@ def add(path: str, name: str, table: dict[str, Any], entry: Any) -> None:
   """
   config_lib.add_choice(path, name)
   table[name] = entry
+  if _reading:
+    _SUMS[f'{path}={name}'] = _reading[-1]
 
 
 def load(arguments: Sequence[str]) -> None:
@@ -50,6 +61,17 @@ def load(arguments: Sequence[str]) -> None:
     flag, equals, value = word.partition('=')
     if flag.lstrip('-') == 'plugin' and flag.startswith('-'):
       _import(value if equals else next(words, ''))
+
+
+def used(config: Config) -> dict[str, str]:
+  """{'plugin PATH=CHOICE': sha256 of its file}, of a config's choices."""
+  chosen = [f'{p}={value}' for p, value in config_lib.flatten(config).items()]
+  return {f'plugin {one}': _SUMS[one] for one in chosen if one in _SUMS}
+
+
+def modules() -> list[types.ModuleType]:
+  """Those that were loaded."""
+  return list(_LOADED.values())
 
 
 def loaded(file: str) -> bool:
@@ -68,10 +90,14 @@ def _import(file: str) -> None:
     raise ConfigError(f'--plugin={file} is not a Python file')
   spec = importlib.util.spec_from_file_location(f'plugin_{path.stem}', path)
   assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  _reading.append(hashlib.sha256(path.read_bytes()).hexdigest())
   try:
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module)
   except Exception as error:
     raise ConfigError(
       f'--plugin={file} cannot be imported: {type(error).__name__}: {error}'
     ) from error
-  _LOADED.add(path)
+  finally:
+    _reading.pop()
+  _LOADED[path] = module

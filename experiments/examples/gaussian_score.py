@@ -2,15 +2,20 @@
 
   python -m experiments.train --plugin=experiments/examples/gaussian_score.py \\
     --preset=reverse --model.score=gaussian --workdir=runs/gaussian
+  python -m experiments.ablate --study=gaussian --workdir=runs/gaussian_study \\
+    --plugin=experiments/examples/gaussian_score.py
 
 Copy this file anywhere and change the formula; nothing in the package is
-touched. Evaluating or translating with such a run needs the same --plugin.
+touched. Evaluating or translating with such a run, and the report of such a
+study, need the same --plugin, with the same text.
 """
 
 import jax.numpy as jnp
 from jax import Array
 
+from experiments.small import SMALL
 from transformer_jax import plugins
+from transformer_jax.ablation.study import Primary, Study, arms
 from transformer_jax.nn import attention
 
 
@@ -46,4 +51,20 @@ plugins.add(
   'gaussian',
   attention.SCORES,
   attention.Score(gaussian_scores),
+)
+
+# A file may ask a question as well: this one is --study=gaussian. A minute on
+# two cores.
+STUDY = Study(
+  name='gaussian',
+  question='Does it help that a key cannot win by its length?',
+  paper='3.2.1: dot-product attention is identical to our algorithm, except '
+  'for the scaling factor',
+  axes=('model.score',),
+  baseline={**SMALL, 'train.steps': 300},
+  arms=arms([{}, {'model.score': 'gaussian'}]),
+  primary=(Primary('score=gaussian', 'baseline', margin=0.05),),
+  seeds=5,
+  looks=(5,),
+  threshold=1.0,
 )

@@ -7,8 +7,8 @@ import pytest
 
 from experiments.presets import PRESETS
 from transformer_jax.ablation import cost
-from transformer_jax.config import FIELDS, Config, override
-from transformer_jax.nn import randomness
+from transformer_jax.config import Config, override
+from transformer_jax.nn import attention, randomness
 from transformer_jax.training import program
 from transformer_jax.training.state import initial_state, numbers, train_step
 
@@ -57,8 +57,17 @@ def test_the_formula_counts_the_products_of_the_program(changes):
   assert by_formula == pytest.approx(program.flops(step, *arguments), rel=1e-9)
 
 
-def test_every_score_has_its_products():
-  assert set(cost.SCORE_PRODUCTS) == set(FIELDS['model.score'].choices or ())
+def test_a_score_says_its_products_in_its_entry(monkeypatch):
+  """So one from outside is counted as well."""
+  dear = attention.Score(attention.dot_scores, products=3)
+  monkeypatch.setitem(attention.SCORES, 'dear', dear)
+  model = TEST.model
+  paid = dataclasses.replace(model, score='dear')
+  pairs = SHAPE.source_length**2 + SHAPE.target_length**2
+  pairs += SHAPE.target_length * SHAPE.source_length
+  more = 2 * 6 * SHAPE.rows * model.layers * model.heads * model.d_k * pairs
+  found = [cost.training_flops(each, SHAPE) for each in (model, paid)]
+  assert found[1] - found[0] == more
 
 
 def test_parameters_by_part():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from transformer_jax.nn import attention, blockwise, randomness
-from transformer_jax.nn.attention import SCORES, Drop, How
+from transformer_jax.nn.attention import SCORES, Drop, How, parameter_shape
 
 # B, T, S, H, K, E; lengths that no block divides, and decoding one token.
 LONG, ONE = (2, 13, 11, 3, 4, 6), (2, 1, 9, 2, 4, 4)
@@ -19,17 +19,17 @@ BLOCKS = (4, 5)
 def arrays(score, shape, dtype=jnp.float32):
   """(q, k, v, w, scale, bias), and the cotangent of the result."""
   B, T, S, H, K, E = shape
-  sizes = dict(H=H, K=K, L=K)
-  letters = SCORES[score].parameter.rpartition('_')[2]
+  own = SCORES[score]
+  shape_w = parameter_shape(own, heads=H, d_k=K) if own.parameter else ()
   shapes = [(B, T, H, K), (B, S, H, K), (B, S, H, E)]
-  shapes += [tuple(sizes[x] for x in letters), (H,), (H, T, S), (B, T, H, E)]
+  shapes += [shape_w, (H,), (H, T, S), (B, T, H, E)]
   key = randomness.seed_key(7)
   drawn: list[Any] = [
     randomness.normal(randomness.at(key, n), one).astype(dtype)
     for n, one in enumerate(shapes)
   ]
   # Scores of a few, so that float32 leaves six digits after the softmax.
-  drawn[3] = drawn[3] * dtype(0.3) if letters else None
+  drawn[3] = drawn[3] * dtype(0.3) if shape_w else None
   drawn[5] = drawn[5].astype(jnp.float32)
   return tuple(drawn[:-1]), drawn[-1]
 

@@ -56,12 +56,12 @@ def test_a_folded_scale_is_one_over_the_root():
 def test_a_scale_for_each_head_multiplies_the_scores_of_each_score():
   rng = np.random.default_rng(0)
   q, k = (jnp.asarray(rng.normal(size=(2, 3, 2, 4)), 'float32') for _ in 'qk')
-  own = {'w_score_HK': (2, 4), 'w_score_HKL': (2, 4, 4)}
   scale_H = jnp.array([0.5, 3.0])
   for name, score in attention.SCORES.items():
     w = None
     if score.parameter:
-      w = jnp.asarray(rng.normal(size=own[score.parameter]), 'float32')
+      shape = attention.parameter_shape(score, heads=2, d_k=4)
+      w = jnp.asarray(rng.normal(size=shape), 'float32')
     found = score.scores(q, k, w, scale=scale_H)
     plain = score.scores(q, k, w, scale=1.0)
     wanted = plain * scale_H[None, :, None, None]

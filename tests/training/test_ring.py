@@ -20,8 +20,11 @@ def inputs(score, *, causal):
   q, k, v = (
     np.float32(rng.normal(size=(B, length, H, K))) for length in (T, S, S)
   )
-  shapes = {'': (), 'w_score_HK': (H, K), 'w_score_HKL': (H, K, K)}
-  w = np.float32(rng.normal(size=shapes[attention.SCORES[score].parameter]))
+  own = attention.SCORES[score]
+  shape = (
+    attention.parameter_shape(own, heads=H, d_k=K) if own.parameter else ()
+  )
+  w = np.float32(rng.normal(size=shape))
   bias = np.float32(rng.normal(size=(H, T, S)))
   scale = np.float32(rng.normal(size=(H,)))
   if causal:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from transformer_jax import config as config_lib
+from transformer_jax import plugins
 from transformer_jax.ablation.study import (
   Arm,
   Overrides,
@@ -32,11 +33,15 @@ class Cell:
     """The hash of all that its result depends on.
 
     Of the config only what differs from the defaults, so that a new axis
-    leaves old results valid. The variant belongs to it: two arms of one
-    config (a twin) are two runs. The phase does not: where tuning chooses the
-    paper's own recipe, the run is there already.
+    leaves old results valid; of a choice from outside also its file. The
+    variant belongs to it: two arms of one config (a twin) are two runs. The
+    phase does not: where tuning chooses the paper's own recipe, the run is
+    there already.
     """
-    text = json.dumps([self.variant, deviations(self.config)], sort_keys=True)
+    parts = [self.variant, deviations(self.config)]
+    if used := plugins.used(self.config):
+      parts.append(used)
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -44,6 +49,14 @@ def arm_config(study: Study, arm: Arm) -> Config:
   """The config of an arm, under the recipe that all arms share."""
   shared = config_lib.override(Config(), study.baseline)
   return config_lib.override(shared, arm.overrides)
+
+
+def outside(study: Study) -> dict[str, str]:
+  """`plugins.used`, of all arms."""
+  used: dict[str, str] = {}
+  for arm in study.arms:
+    used |= plugins.used(arm_config(study, arm))
+  return used
 
 
 def cell(

@@ -24,7 +24,7 @@ from transformer_jax.data.cache import Batch
 from transformer_jax.data.tokens import BOS, EOS, SPECIAL
 from transformer_jax.inference.stepper import ModelStepper
 from transformer_jax.nn import implementations, randomness
-from transformer_jax.nn.attention import OUTPUT_PROJECTIONS, PROJECTIONS
+from transformer_jax.nn.attention import OUTPUT_PROJECTIONS, PROJECTIONS, SCORES
 from transformer_jax.nn.positions import JOINS
 from transformer_jax.nn.transformer import Transformer, with_statistics
 from transformer_jax.training import fit, program
@@ -38,17 +38,6 @@ from transformer_jax.training.state import (
 # A product of [a, b] by [b, c] is 2abc operations, and so is each of its two
 # gradients.
 PRODUCT = 2 * 3
-# The scores of one query and one key, in products of d_k terms. Of additive it
-# is the one with w: sum and tanh of d_k terms are no matrix product.
-SCORE_PRODUCTS = {
-  'dot': 1,
-  'additive': 1,
-  'general': 1,
-  'cosine': 1,
-  'uniform': 0,
-}
-# And those of one query alone, of d_k^2 terms: q W of general.
-QUERY_PRODUCTS = {'general': 1}
 # The part of the model that a parameter belongs to: the first word that its
 # path holds.
 PARTS = {
@@ -289,12 +278,13 @@ def training_flops(model: ModelConfig, shape: Shape) -> float:
     )
   )
   mixing = 1.0
-  if not SCORE_PRODUCTS[model.score]:
+  score = SCORES[model.score]
+  if not score.products:
     # Nothing reads queries and keys, and even weights have no gradient.
     query, key, mixing = 0, 0, 2 / 3
-  query += QUERY_PRODUCTS.get(model.score, 0) * H * K * K
+  query += score.query_products * H * K * K
   output = H * E * D * len(OUTPUT_PROJECTIONS[model.output_projection])
-  of_pair = H * (SCORE_PRODUCTS[model.score] * K + mixing * E)
+  of_pair = H * (score.products * K + mixing * E)
 
   def attention(queries: int, keys: int) -> float:
     own = queries * (query + output) + keys * (key + value)

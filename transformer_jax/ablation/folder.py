@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from transformer_jax import plugins
 from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import checks
 from transformer_jax.ablation import study as study_lib
@@ -104,7 +105,7 @@ def declare(
     )
     if overrides is not None:
       body['overrides'] = dict(overrides)
-    write_json(path, body)
+    write_json(path, body | _outside(cells_lib.outside(planned)))
   planned = read_study(folder)
   ours, theirs = study_lib.essence(study), study_lib.essence(planned)
   different = [
@@ -125,7 +126,8 @@ def read_study(folder: str | os.PathLike[str]) -> Study:
   """The declaration in a study's folder.
 
   Raises:
-    ConfigError: there is none, or it was changed after it was written.
+    ConfigError: there is none, it was changed after it was written, or a
+      choice of its arms comes from a file that is not what it was.
   """
   path = pathlib.Path(folder).expanduser() / STUDY
   if not path.exists():
@@ -138,6 +140,13 @@ def read_study(folder: str | os.PathLike[str]) -> Study:
     raise ConfigError(f'{path} is no declaration of a study') from error
   if study_lib.study_hash(study) != known:
     raise ConfigError(f'{path} was changed after it was written')
+  before = body.get('plugins', {})
+  for name, now in cells_lib.outside(study).items():
+    if before.get(name) != now:
+      raise ConfigError(
+        f'{name} is not what {folder} began with: restore its file or take '
+        'another --workdir'
+      )
   return study
 
 
@@ -151,12 +160,18 @@ def command(folder: str | os.PathLike[str], study: Study) -> str:
   given = _read_json(path / STUDY).get('overrides', study.baseline)
   words = [f'--study={study.name}', f'--workdir={folder}']
   words += [f'--seeds={study.seeds}']
+  words += [f'--plugin={module.__file__}' for module in plugins.modules()]
   words += [
     f'--{field}={value}'
     for field, value in study.baseline.items()
     if field in given and field not in study.axes and study_lib.decides(field)
   ]
   return shlex.join(['python', '-m', 'experiments.ablate', *words])
+
+
+def _outside(used: dict[str, str]) -> dict[str, dict[str, str]]:
+  """What a record says of choices from outside; nothing where there is none."""
+  return {'plugins': used} if used else {}
 
 
 # Cells.
@@ -178,6 +193,7 @@ def begin(folder: pathlib.Path, study: Study, cell: Cell) -> pathlib.Path:
     phase=cell.phase,
     exploratory=cells_lib.is_exploratory(study, cell),
     config=study_lib.deviations(cell.config),
+    **_outside(plugins.used(cell.config)),
   )
   write_json(place / 'cell.json', body)
   return place
@@ -203,6 +219,7 @@ def write_result(
     seed=cell.seed,
     phase=cell.phase,
     config=study_lib.deviations(cell.config),
+    **_outside(plugins.used(cell.config)),
     **body,
     files_sha256=_sums(place),
   )

@@ -9,6 +9,7 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from transformer_jax import plugins
 from transformer_jax.config import Config, ConfigError, MeshConfig
 from transformer_jax.training import record
 
@@ -67,7 +68,8 @@ def load_run(workdir: str, config: Config) -> Run:
     config: of `config_of`, with the decode fields wanted.
 
   Raises:
-    ConfigError: no run, no vocabulary, or no whole checkpoint.
+    ConfigError: no run, no vocabulary, no whole checkpoint, or a plugin that
+      is not the one it was trained with.
   """
   import jax
 
@@ -82,6 +84,7 @@ def load_run(workdir: str, config: Config) -> Run:
   from transformer_jax.training.checkpoint import Checkpoints, average
 
   folder = pathlib.Path(workdir).expanduser()
+  record.admit_data(folder, plugins.used(config))
   vocabularies = load_vocabularies(str(folder / 'vocabulary'))
   sizes = vocabularies.source.size, vocabularies.target.size
   checkpoints = Checkpoints(

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from transformer_jax.nn import randomness
+from transformer_jax.nn.initializers import Draw, identity, normal
 
 # A masked score. Finite, so that a row without any key (a row of padding)
 # gives even weights and no NaN, forward or backward.
@@ -147,20 +148,54 @@ def uniform_scores(
 
 
 class Score(NamedTuple):
-  """How well a key answers a query, and the parameter that it needs."""
+  """How well a key answers a query: all that there is to say of a score.
+
+  scores: (q_BTHK, k_BSHK, w, scale=) -> scores_BHTS.
+  parameter: name of its w, with letters of H, K, L = K; or none.
+  draw: how w starts; its fans are K and K.
+  products: matrix products of d_k terms for one query and one key; 0 says that
+    it reads neither.
+  query_products: those of d_k^2 terms for one query alone.
+  """
 
   scores: Callable[..., Array]
-  parameter: str = ''  # its name, with letters of H, K, L = K; or none
+  parameter: str = ''
+  draw: Draw = normal(lambda fan_in, fan_out: fan_in**-0.5)
+  products: int = 1
+  query_products: int = 0
 
 
-# score: each (q_BTHK, k_BSHK, w, scale=) -> scores_BHTS.
+# score: what computes it, and what it needs. Of additive the one product is
+# that with w: sum and tanh of d_k terms are no matrix product.
 SCORES = {
   'dot': Score(dot_scores),
   'additive': Score(additive_scores, 'w_score_HK'),
-  'general': Score(general_scores, 'w_score_HKL'),
+  'general': Score(
+    general_scores, 'w_score_HKL', draw=identity(), query_products=1
+  ),
   'cosine': Score(cosine_scores),
-  'uniform': Score(uniform_scores),
+  'uniform': Score(uniform_scores, products=0),
 }
+
+
+def parameter_shape(score: Score, *, heads: int, d_k: int) -> tuple[int, ...]:
+  """Shape of a score's parameter, by the letters of its name.
+
+  >>> parameter_shape(SCORES['general'], heads=8, d_k=64)
+  (8, 64, 64)
+
+  Raises:
+    ValueError: it has none, or a letter beside H, K and L.
+  """
+  sizes = dict(H=heads, K=d_k, L=d_k)
+  letters = score.parameter.rpartition('_')[2]
+  if not letters or not set(letters) <= set(sizes):
+    raise ValueError(
+      f'the parameter of a score ends in letters of H, K and L = K, unlike '
+      f'{score.parameter!r}'
+    )
+  return tuple(sizes[letter] for letter in letters)
+
 
 # scale: d_k -> the factor on the scores at run time (3.2.1); a learned one
 # multiplies it, one that is folded is in the query's weights instead.

@@ -68,9 +68,8 @@ _FAN_IN = uniform(lambda fan_in, fan_out: fan_in**-0.5)
 
 # What no published recipe speaks of starts alike in all of them: where an axis
 # adds a matrix to the paper's model, at the paper's model if there is a way.
+# The parameter of a score starts as its entry says, in `attention.SCORES`.
 _ADDED = {
-  'w_score_HK': normal(lambda fan_in, fan_out: fan_in**-0.5),
-  'w_score_HKL': identity(),
   'scale_H': _rsqrt_fan_in,
   'w_bias_UH': constant(0.0),
   'join_identity': identity(),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from transformer_jax.config import ModelConfig
+from transformer_jax.config import ConfigError, ModelConfig
 from transformer_jax.nn import attention, norms, positions, randomness
 from transformer_jax.nn.initializers import (
   INITIALIZATIONS,
@@ -204,15 +204,23 @@ class MultiHeadAttention(Module):
       (H,),
       (K, K),
     )
-    name = attention.SCORES[c.score].parameter
-    sizes = dict(H=H, K=K, L=K)
-    shape = tuple(sizes[axis] for axis in name.rpartition('_')[2])
-    self.w_score = self._first((name,) if name else (), name, shape, (K, K))
+    self.w_score = self._of_score(attention.SCORES[c.score])
 
   def _first(self, names: tuple[str, ...], role, shape, fans) -> Array | None:
     """The one parameter named, or None where none is."""
     made = [self.parameter(name, role, shape, fans) for name in names]
     return next(iter(made), None)
+
+  def _of_score(self, score: attention.Score) -> Array | None:
+    """The parameter of the score, or None where it has none."""
+    if not score.parameter:
+      return None
+    H, K = self.config.heads, self.config.d_k
+    try:
+      shape = attention.parameter_shape(score, heads=H, d_k=K)
+    except ValueError as error:
+      raise ConfigError(f'model.score={self.config.score}: {error}') from error
+    return self.drawn(score.parameter, score.draw, shape, (K, K))
 
   def keys_values(
     self, y_BSD: Array, turn: positions.Turn | None = None

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax import plugins
 from transformer_jax.config import BLEU_NAMES, Config, ConfigError
 from transformer_jax.data.batches import (
   Batch,
@@ -139,7 +140,9 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
       config.data, workdir=str(folder), progress=progress.say
     )
     fingerprints = dict(
-      data=corpus.fingerprint, vocabulary=corpus.vocabularies.fingerprint
+      data=corpus.fingerprint,
+      vocabulary=corpus.vocabularies.fingerprint,
+      **plugins.used(config),
     )
     record.admit_data(folder, fingerprints)
     admit_lengths(config, corpus)

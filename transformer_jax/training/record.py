@@ -102,7 +102,7 @@ def admit(folder: pathlib.Path, config: Config) -> None:
 
 
 def admit_data(folder: pathlib.Path, fingerprints: Mapping[str, str]) -> None:
-  """Refuse to go on with other data or another vocabulary than before.
+  """Refuse to go on with other data, vocabulary or plugin than before.
 
   Raises:
     ConfigError: names what is not the same.
