@@ -186,18 +186,11 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
 def conclude(folder: pathlib.Path) -> None:
   """The verdicts, and the report of a finished study."""
   from transformer_jax.ablation import folder as folder_lib
+  from transformer_jax.ablation.screen import verdict
 
   for row in folder_lib.read_summary(folder):
     if row['primary']:
-      limits = ' to '.join(
-        'open' if row[end] is None else f'{row[end]:+.3f}'
-        for end in ('ci_low', 'ci_high')
-      )
-      print(
-        f'{row["variant"]} against {row["baseline"]}: {row["verdict"]}, '
-        f'{row["metric"]} {row["difference"]:+.3f} ({limits}), '
-        f'{row["seeds"]} seeds'
-      )
+      print(verdict(row))
   if importlib.util.find_spec('transformer_jax.ablation.report') is not None:
     report = importlib.import_module('transformer_jax.ablation.report')
     print(f'report: {report.write(folder)}')

@@ -183,6 +183,46 @@ def test_stopped_and_damaged_ends_the_same(study, whole, tmp_path, capsys):
   assert tables(folder) == tables(whole)
 
 
+def test_looks_are_taken_on_the_way(study, tmp_path, monkeypatch, capsys):
+  """Results are made up: each batch notes the tables that it finds."""
+  declared = dataclasses.replace(
+    study, seeds=4, looks=(2, 4), threshold=None, primary=STUDY.primary
+  )
+  folder = tmp_path / 'looks'
+  found = []
+
+  def run_chunk(job, chunk):
+    path = folder / 'summary.json'
+    rows = json.loads(path.read_text()) if path.exists() else []
+    found.append([(row['seeds'], row['exploratory']) for row in rows[:1]])
+    for cell in chunk.cells:
+      wrong = 0.01 * cell.seed + 3 * (cell.variant == 'unscaled')
+      metrics = dict(loss=1 + wrong, accuracy=0.5, exact=0.1, unigram_loss=3)
+      folder_lib.begin(folder, job.study, cell)
+      folder_lib.write_result(
+        folder, cell, dict(status='finished', metrics=metrics)
+      )
+    return True
+
+  monkeypatch.setattr(runner, 'run_chunk', run_chunk)
+  monkeypatch.setitem(runner.MEMBERS, 'cpu', 3)
+  # Batches hold seeds 0 0 1, 1 2 2, 3 3 4, 4 5 5.
+  assert runner.run(job(checks.check(declared), folder)) == 0
+  assert found == [[], [], [(2, False)]]
+  said = capsys.readouterr().err
+  assert 'look at 2 of 4 planned seeds, level 0.00305:' in said
+  assert '  unscaled against scaled: no verdict, loss +3.000' in said
+  final = tables(folder)
+  assert json.loads(final[0])[0]['seeds'] == 4
+  # More seeds: what is planned stays as it was read, and is not read again.
+  assert runner.run(job(declared, folder, seeds=6)) == 0
+  assert found[3:] == [[(4, False)]] * 2
+  assert 'look at' not in capsys.readouterr().err
+  rows = json.loads((folder / 'summary.json').read_text())
+  assert [row['seeds'] for row in rows if row['primary']] == [4]
+  assert {row['seeds'] for row in rows if row['exploratory']} == {6}
+
+
 def test_diverged_runs_are_counted_not_lost(study, tmp_path):
   wild = dataclasses.replace(
     study,

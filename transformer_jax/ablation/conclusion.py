@@ -208,8 +208,10 @@ def _rows(
 def summary(study: Study, results: Sequence[Result]) -> list[dict[str, Any]]:
   """All comparisons: by the paper's recipe, then tuned.
 
-  With the planned seeds; with all of them once more where there are others,
-  marked exploratory. Seeds that an arm still lacks are left out for all.
+  With the seeds of the latest look that is complete, whatever of the next is
+  there already; before the first look with those that there are, and without
+  verdicts. With all of them once more where some were not planned, marked
+  exploratory. Seeds that an arm still lacks are left out for all.
   """
   rows = []
   phases: tuple[Phase, ...] = ('paper', 'tuned')
@@ -217,8 +219,11 @@ def summary(study: Study, results: Sequence[Result]) -> list[dict[str, Any]]:
     runs = Runs(results, phase)
     seeds = runs.seeds(*(arm.name for arm in study.arms))
     planned = [seed for seed in seeds if seed < study.seeds]
+    late = len(seeds) > len(planned)
+    taken = [n for n in study.looks if planned[:n] == list(range(n))]
+    planned = planned[: max(taken, default=len(planned))]
     if planned and len(study.arms) > 1:
       rows += _rows(study, runs, phase, planned, planned=True)
-    if len(seeds) > len(planned) and len(study.arms) > 1:
+    if late and len(study.arms) > 1:
       rows += _rows(study, runs, phase, seeds, planned=False)
   return rows

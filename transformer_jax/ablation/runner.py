@@ -13,18 +13,18 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from transformer_jax.ablation import cells as cells_lib
-from transformer_jax.ablation import conclusion, tuning
+from transformer_jax.ablation import conclusion, sequential, tuning
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation.cells import Cell
 from transformer_jax.ablation.generating import Generating
 from transformer_jax.ablation.outcome import result_of
 from transformer_jax.ablation.probing import Probing
-from transformer_jax.ablation.screen import Screen
+from transformer_jax.ablation.screen import Screen, verdict
 from transformer_jax.ablation.study import Study
 from transformer_jax.config import ConfigError, DataConfig
 from transformer_jax.data.batches import Corpus, open_corpus
@@ -128,7 +128,7 @@ def run(job: Job) -> int:
       return PREEMPTED
     recipes = folder_lib.recipes(job.folder)
   cells = cells_lib.cells(study, range(job.seeds), recipes)
-  if not work(job, cells):
+  if not work(job, cells, looks=study.looks):
     return PREEMPTED
   write_tables(job.folder, study)
   job.screen.say(f'study {study.name}: all {len(cells)} cells are done')
@@ -170,21 +170,43 @@ def _loss(job: Job, cell: Cell) -> float:
   return float(result.body['metrics']['validation_loss'])
 
 
-def work(job: Job, cells: Sequence[Cell]) -> bool:
+def work(job: Job, cells: Sequence[Cell], *, looks: Sequence[int] = ()) -> bool:
   """Run cells until all are done, by whomever; False when stopped.
 
-  A batch whose program this worker has compiled goes first, then those that
-  nobody compiles at this moment, then those of its own shard.
+  What the next look waits for goes first. Then a batch whose program this
+  worker has compiled, then those that nobody compiles at this moment, then
+  those of its own shard.
+
+  Args:
+    job: see there.
+    cells: to be run.
+    looks: numbers of seeds at which the tables are written on the way.
   """
   order = {chunk.name: n for n, chunk in enumerate(chunks(cells))}
   done: set[str] = set()
   compiled: set[str] = set()
+  taken = -1
+
+  def look() -> None:
+    nonlocal taken
+    missing = min((c.seed for c in cells if c.identity not in done), default=0)
+    reached = max((n for n in looks if n <= missing), default=0)
+    # All that was planned is found done: its tables are there.
+    if reached > max(taken, 0) and (taken >= 0 or reached < looks[-1]):
+      take_look(job, reached)
+    taken = reached
+
+  def wait_of(chunk: Chunk) -> int:
+    """The number of the look that waits for the batch."""
+    seeds = [c.seed for c in chunk.cells if c.identity not in done]
+    return sum(n <= min(seeds) for n in looks)
 
   def pending() -> list[Chunk]:
     for cell in cells:
       if cell.identity not in done and folder_lib.is_done(job.folder, cell):
         done.add(cell.identity)
     job.screen.cells(cells, done)
+    look()
     found = [
       chunk
       for chunk in chunks(cells)
@@ -194,6 +216,7 @@ def work(job: Job, cells: Sequence[Cell]) -> bool:
     return sorted(
       found,
       key=lambda chunk: (
+        wait_of(chunk),
         chunk.group not in compiled,
         chunk.group in busy,
         order[chunk.name] % job.shard.of != job.shard.number,
@@ -318,9 +341,31 @@ def _member_folder(
   return scratch
 
 
-def write_tables(folder: pathlib.Path, study: Study) -> None:
-  """results.csv and summary.json, from result files."""
-  results = folder_lib.read_results(folder, study)
+def take_look(job: Job, seeds: int) -> None:
+  """The tables at a look on the way, and its verdicts at its own level."""
+  study = job.study
+  rows = write_tables(job.folder, study, look=seeds)
+  level = sequential.level_at(seeds, study.looks)
+  job.screen.say(
+    f'look at {seeds} of {study.seeds} planned seeds, level {level:.3g}:'
+  )
+  for row in rows:
+    if row['primary']:
+      job.screen.say(f'  {verdict(row)}')
+
+
+def write_tables(
+  folder: pathlib.Path, study: Study, *, look: int | None = None
+) -> list[dict[str, Any]]:
+  """results.csv and summary.json, from result files; the summary's rows.
+
+  Args:
+    folder: of the study.
+    study: as it is planned there.
+    look: of so many seeds only.
+  """
+  results = folder_lib.read_results(folder, study, look=look)
   folder_lib.write_text(folder / folder_lib.TABLE, folder_lib.table(results))
   rows = conclusion.summary(study, results)
   folder_lib.write_json(folder / folder_lib.SUMMARY, rows)
+  return rows

@@ -4,7 +4,8 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,19 @@ class Screen:
       left = seconds / made * (self._all - self._done)
       text += f', about {max(1, round(left / 60))} min left'
     return text + (f', {self._made:,} steps into the next' * (self._made > 0))
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+  """A row of summary.json in one line."""
+  limits = ' to '.join(
+    'open' if row[end] is None else f'{row[end]:+.3f}'
+    for end in ('ci_low', 'ci_high')
+  )
+  return (
+    f'{row["variant"]} against {row["baseline"]}: {row["verdict"]}, '
+    f'{row["metric"]} {row["difference"]:+.3f} ({limits}), '
+    f'{row["seeds"]} seeds'
+  )
 
 
 def table(folder: pathlib.Path, cells: Sequence[Cell]) -> str:

@@ -212,6 +212,13 @@ def test_pronouns_by_distance_are_pooled_over_seeds(results):
   assert table in contents._more(more)
 
 
+def test_a_look_on_the_way_is_said_so(results):
+  study = dataclasses.replace(results.study, seeds=9, looks=(5, 9))
+  assert contents.warnings(results._replace(study=study)) == [
+    'Not the last look: verdicts are of 5 of 9 planned seeds.'
+  ]
+
+
 def test_exploratory_rows_stand_apart(results):
   """The same rows over more seeds: no answer and no place in the forest."""
   again = [{**row, 'exploratory': True} for row in results.comparisons]

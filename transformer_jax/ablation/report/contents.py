@@ -118,6 +118,12 @@ def warnings(results: Results) -> list[str]:
       f'Exploratory: seeds {", ".join(map(str, late))} were not planned when '
       'the study was declared.'
     )
+  judged = [row['seeds'] for row in results.comparisons if row['primary']]
+  if judged and min(judged) < planned:
+    lines.append(
+      f'Not the last look: verdicts are of {min(judged)} of {planned} planned '
+      'seeds.'
+    )
   if TUNED not in results.phases:
     lines.append(
       "Every arm ran at the paper's recipe only: a variant that wants another "
