@@ -61,6 +61,16 @@ def test_a_length_that_no_batch_holds_is_refused():
     preflight.batch_shape(config(), 64)
 
 
+def test_parts_that_do_not_divide_a_batch_are_refused():
+  with pytest.raises(ConfigError, match='accumulate=3 does not divide the 16'):
+    preflight.predict(
+      config(optim__accumulate=3),
+      vocabulary=16,
+      length=16,
+      devices=jax.devices()[:1],
+    )
+
+
 def test_an_unknown_slice_names_the_mend():
   with pytest.raises(ConfigError, match=r'v6e:4x4; it needs pip install'):
     preflight.topology_devices('v9z:7')

@@ -79,9 +79,9 @@ QUICK = (
   'sequence8',
   'fsdp2-tensor2-sequence2',
 )
+SLOW = pytest.mark.slow
 ALL = [
-  pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-  for name in SHAPES
+  pytest.param(name, marks=() if name in QUICK else SLOW) for name in SHAPES
 ]
 
 
@@ -138,12 +138,12 @@ class Program:
     return step.lower(*self.arguments(batches(1)[0])).compile()
 
   def arguments(self, batch: Batch):
-    own = self.layout.batch(batch)
+    own = self.layout.batch(batch, self.config.optim.accumulate)
     return self.state, own, self.key, numbers(self.config)
 
-  def losses(self) -> np.ndarray:
+  def losses(self, steps: int = STEPS) -> np.ndarray:
     found = []
-    for batch in batches(STEPS):
+    for batch in batches(steps):
       self.state, metrics = self.step(*self.arguments(batch))
       found.append(float(metrics.losses.smoothed / metrics.losses.tokens))
     return np.array(found)
@@ -265,6 +265,28 @@ def test_evaluation_is_that_of_one_device():
     sums(config_of(data=1)),
     rtol=1e-6,
   )
+
+
+def in_parts(**sizes) -> Program:
+  """Of each batch's 18 rows two parts of 9: 8 devices divide neither."""
+  return Program(override(config_of(**sizes), {'optim.accumulate': 2}))
+
+
+@functools.cache
+def parts_alone() -> np.ndarray:
+  return in_parts(data=1).losses(8)
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['data2-fsdp4', pytest.param('fsdp2-tensor2-sequence2', marks=SLOW)],
+)
+def test_parts_of_a_batch_are_those_of_one_device(name):
+  made = in_parts(**SHAPES[name])
+  np.testing.assert_allclose(made.losses(8), parts_alone(), rtol=1e-5)
+  # No row goes to another device for them.
+  text = made.step.as_text() or ''
+  assert not re.findall(r'= s32\[[\d,]+\]\S* all-', text)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ from transformer_jax.training.state import (
   Alone,
   Metrics,
   State,
+  admit_parts,
   initial_state,
   loss_function,
   numbers,
@@ -148,11 +149,7 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
     admit_lengths(config, corpus)
   plan = make_plan(corpus.train, config.data)
   for shape in plan.shapes:
-    if shape.rows % config.optim.accumulate:
-      raise ConfigError(
-        f'optim.accumulate={config.optim.accumulate} does not divide the '
-        f'{shape.rows} rows of a batch; a power of two up to 8 does'
-      )
+    admit_parts(config, shape.rows)
   served = ring.serve(
     config.model, layout, platform=jax.local_devices()[0].platform
   )
@@ -308,7 +305,7 @@ def admitted_steps(run: Run, state: State) -> compiled.Steps:
     config,
   )
   largest = compiled.largest_batches(config, run.plan.shapes)
-  batches = run.layout.batch(largest)
+  batches = run.layout.batch(largest, config.optim.accumulate)
   rest = np.int32(1), run_key(config), numbers(config)
   try:
     compiled.admit(steps, (state, batches, *rest))
@@ -347,7 +344,9 @@ def go_on(
   pending: tuple[int, int, Metrics] | None = None
   while True:
     count = steps_in_call(run, step)
-    batches = run.layout.batch(stacked(run, step, count))
+    batches = run.layout.batch(
+      stacked(run, step, count), config.optim.accumulate
+    )
     state, metrics = steps(state, batches, np.int32(count), key, traced)
     # While these steps run, the numbers of those before are read.
     write(run, pending)

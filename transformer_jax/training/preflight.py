@@ -15,7 +15,12 @@ from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Batch
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import fit, program, ring, sharding
-from transformer_jax.training.state import initial_state, numbers, train_step
+from transformer_jax.training.state import (
+  admit_parts,
+  initial_state,
+  numbers,
+  train_step,
+)
 
 TOPOLOGIES = 'v5e:2x2, v5e:4x4, v5e:16x16, v5p:2x2x1, v6e:4x4'
 
@@ -100,12 +105,14 @@ def predict(
     layout.around,
   )
   rows, length = batch_shape(config, length)
+  parts = config.optim.accumulate
+  admit_parts(config, rows)
   whole = layout.place('')
   key = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole)
   state = jax.eval_shape(initial_state(config, model), key)
   state = sharding.placed(state, layout.at_rest(state))
   side: Any = jax.ShapeDtypeStruct(
-    layout.padded(rows, length), jnp.int32, sharding=layout.place('BT')
+    layout.padded(rows, length, parts), jnp.int32, sharding=layout.place('BT')
   )
   traced = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((), jnp.float32, sharding=whole),

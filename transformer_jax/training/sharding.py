@@ -259,30 +259,46 @@ class Layout(Alone):
       check_vma=False,
     )(h_BTD, w_VD, target_BT, jnp.float32(smoothing))
 
-  def batch(self, batch: Any) -> Any:
+  def batch(self, batch: Any, parts: int = 1) -> Any:
     """Host arrays of a batch, cut up over devices; each host keeps its part.
 
     Rows and columns of padding are added where the mesh does not divide them;
-    they weigh nothing.
+    they weigh nothing. Of a batch that is cut into parts every part is padded,
+    and every device has its rows of each, one after the other: [R, parts, T].
 
     Args:
       batch: arrays [..., B, T], the same on all processes.
+      parts: that the step cuts it into.
     """
     rows_columns = self.place('BT').spec
 
     def one(x_BT):
-      lead = x_BT.ndim - 2
-      sides = x_BT.shape[lead:]
+      *lead, rows, columns = x_BT.shape
+      x_PRT = x_BT.reshape(*lead, parts, rows // parts, columns)
+      sides = x_PRT.shape[-2:]
       more = np.subtract(self.padded(*sides), sides)
-      widths = [(0, 0)] * lead + [(0, n) for n in more]
-      x_BT = np.pad(x_BT, widths) if more.any() else x_BT
-      return self._put(x_BT, P(*[None] * lead, *rows_columns))
+      widths = [(0, 0)] * (len(lead) + 1) + [(0, n) for n in more]
+      x_PRT = np.pad(x_PRT, widths) if more.any() else x_PRT
+      x_RPT = x_PRT.swapaxes(-3, -2)
+      x_BT = x_RPT.reshape(*lead, -1, x_RPT.shape[-1])
+      return self._put(x_BT, P(*[None] * len(lead), *rows_columns))
 
     return jax.tree.map(one, batch)
 
-  def padded(self, rows: int, columns: int) -> tuple[int, int]:
-    """The size of a batch [B, T] that the mesh divides."""
-    return self.rows(rows), columns + -columns % self.mesh.shape['sequence']
+  def cut(self, batch: Any, parts: int) -> Any:
+    """Inside a step: the parts of what `batch` gave; no row changes place."""
+
+    def one(x_BT):
+      x_RPT = x_BT.reshape(-1, parts, x_BT.shape[1])
+      places = NamedSharding(self.mesh, P(None, *self.place('BT').spec))
+      return jax.lax.with_sharding_constraint(x_RPT.swapaxes(0, 1), places)
+
+    return jax.tree.map(one, batch)
+
+  def padded(self, rows: int, columns: int, parts: int = 1) -> tuple[int, int]:
+    """The size of a batch [B, T] of whose parts the mesh divides each."""
+    more = -columns % self.mesh.shape['sequence']
+    return parts * self.rows(rows // parts), columns + more
 
   def outputs(self, state: Any) -> dict[str, Any]:
     """Arguments of `jit` for what gives a state and numbers."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from transformer_jax.config import Config
+from transformer_jax.config import Config, ConfigError
 from transformer_jax.nn import randomness
 from transformer_jax.nn.attention import Scales
 from transformer_jax.nn.layers import Dropout, query_rates, site_scales
@@ -138,6 +138,19 @@ def initial_state(
   return start
 
 
+def admit_parts(config: Config, rows: int) -> None:
+  """Refuse a batch of so many rows that is not cut into equal parts.
+
+  Raises:
+    ConfigError: then.
+  """
+  if rows % config.optim.accumulate:
+    raise ConfigError(
+      f'optim.accumulate={config.optim.accumulate} does not divide the {rows} '
+      'rows of a batch; a power of two up to 8 does'
+    )
+
+
 def loss_chunk(tokens: int, vocabulary: int) -> int:
   """Tokens whose logits are made at once: even parts, a multiple of 8."""
   parts = max(1, round(tokens * vocabulary / LOGITS_AT_ONCE))
@@ -186,9 +199,16 @@ class Alone:
     """Inside a step: `batch_cross_entropy`."""
     return batch_cross_entropy(h_BTD, w_VD, target_BT, smoothing)
 
-  def batch(self, batch: Any) -> Any:
-    """Host arrays [..., B, T] as a step takes them."""
+  def batch(self, batch: Any, parts: int = 1) -> Any:
+    """Host arrays [..., B, T] as a step of so many parts takes them."""
+    del parts
     return batch
+
+  def cut(self, batch: Any, parts: int) -> Any:
+    """Inside a step: [B, T] -> [parts, B / parts, T], its rows in order."""
+    return jax.tree.map(
+      lambda x_BT: x_BT.reshape(parts, -1, x_BT.shape[1]), batch
+    )
 
   def rows(self, count: int) -> int:
     """Rows that sentences to be decoded are padded to."""
@@ -283,9 +303,6 @@ def train_step(
     parts = config.optim.accumulate
     if parts == 1:
       return derived(params, statistics, batch, key, numbers)
-    cut = jax.tree.map(
-      lambda x_BT: x_BT.reshape(parts, -1, x_BT.shape[1]), batch
-    )
 
     def body(total, part):
       n, batch = part
@@ -298,7 +315,9 @@ def train_step(
       jax.tree.map(jnp.zeros_like, params),
       (LossSums(*[jnp.zeros((), jnp.float32)] * 4), statistics),
     )
-    return jax.lax.scan(body, zero, (jnp.arange(parts), cut))[0]
+    return jax.lax.scan(
+      body, zero, (jnp.arange(parts), layout.cut(batch, parts))
+    )[0]
 
   def step(state, batch, key, numbers):
     dropout_key = randomness.at(randomness.at(key, 'dropout'), state.step)
