@@ -8,7 +8,8 @@
 # TPU_NAME and TPU_ZONE name a slice that stands already. `setup` copies this
 # tree to every worker and makes its .venv; `run` starts the program on all of
 # them, keeps it alive through preemptions and crashes, and leaves with 0 or 2
-# when it is over. The workdir is a folder that all workers see.
+# when it is over. The workdir is a folder that all workers see. MODULE is a
+# program of several processes: experiments.train, .evaluate or .translate.
 set -euo pipefail
 
 name="${TPU_NAME:?the name of the slice}"
@@ -40,7 +41,8 @@ setup() {
 run() {
   local words code count=0
   [[ $# -gt 0 ]] || usage
-  printf -v words '%q ' "$@"
+  # A worker's environment does not say that there are others.
+  printf -v words '%q ' "$1" --distributed.detect "${@:2}"
   while true; do
     code=0
     on_all "cd $folder && exec .venv/bin/python -m $words" || code=$?

@@ -273,7 +273,9 @@ def test_a_tpu_pod_is_kept_alive(cluster, codes, end, starts):
   ended, calls = cluster('tpu/pod.sh', *words, codes=codes, **names)
   assert (ended, len(calls)) == (end, starts)
   assert 'ssh slice --zone=zone --worker=all' in calls[0]
-  assert r'experiments.train --workdir=/runs/a\ b' in calls[0]
+  assert (
+    r'experiments.train --distributed.detect --workdir=/runs/a\ b' in calls[0]
+  )
 
 
 def test_a_tpu_pod_wants_to_be_named(cluster):

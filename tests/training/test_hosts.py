@@ -17,6 +17,7 @@ from transformer_jax.config import ConfigError
 from transformer_jax.training import hosts
 
 STEPS = 6
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 class Said(NamedTuple):
@@ -29,7 +30,6 @@ class Said(NamedTuple):
 @pytest.fixture(scope='module')
 def launched(config, tmp_path_factory):
   """(workdir, processes, devices, module, *flags, typed) -> what each said."""
-  root = pathlib.Path(__file__).parent.parent.parent
 
   def run(workdir, processes, devices, module, *flags, typed='') -> list[Said]:
     logs = tmp_path_factory.mktemp('logs')
@@ -52,7 +52,7 @@ def launched(config, tmp_path_factory):
         running.append(
           subprocess.Popen(
             command.words,
-            cwd=root,
+            cwd=ROOT,
             env={**own, **command.environment},
             stdin=own_in,
             stdout=out,
@@ -178,8 +178,31 @@ def test_a_cluster_is_several_tasks_of_a_step():
   ],
 )
 def test_flags_that_do_not_go_together(coordinator, processes, process, told):
-  values = (coordinator, processes, process)
+  values = (coordinator, processes, process, False)
   names = [flag.name for flag in hosts.FLAGS]
   options = types.SimpleNamespace(**dict(zip(names, values, strict=True)))
   with pytest.raises(ConfigError, match=told):
     hosts.start(options)
+
+
+@pytest.mark.parametrize(
+  ('environment', 'flags'),
+  [
+    # As Open MPI 5 has it: without the address that JAX looks for.
+    ({'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_COMM_WORLD_RANK': '0'}, []),
+    ({}, ['--distributed.detect']),
+  ],
+)
+def test_who_is_not_found_is_asked_for(environment, flags, tmp_path):
+  words = [sys.executable, '-m', 'experiments.train', '--preset=test']
+  ended = subprocess.run(
+    [*words, f'--workdir={tmp_path}/run', *flags],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', **environment},
+    capture_output=True,
+    text=True,
+  )
+  assert ended.returncode == 2
+  assert ended.stderr.count('\n') == 1
+  assert 'does not find the other processes' in ended.stderr
+  assert '.coordinator, --distributed.processes and --dist' in ended.stderr

@@ -24,10 +24,17 @@ FLAGS = (
     str,
     '',
     'HOST:PORT of process 0 when there are several; a SLURM step, an MPI run '
-    'and a TPU pod are found without',
+    'and a TPU pod on Kubernetes are found without',
   ),
   Flag('distributed.processes', int, 0, 'how many there are'),
   Flag('distributed.process', int, -1, 'the number of this one, from 0'),
+  Flag(
+    'distributed.detect',
+    bool,
+    False,
+    'ask JAX who the others are, as on the machines of a TPU pod slice, whose '
+    'environment does not say that there are any',
+  ),
 )
 
 # A process that died is missed after so long, and the others leave.
@@ -41,7 +48,8 @@ def start(options: types.SimpleNamespace) -> None:
   as the flags. Call it before anything touches a device.
 
   Raises:
-    ConfigError: the flags name some of address, number and count only.
+    ConfigError: the flags name some of address, number and count only, or
+      JAX cannot find out what they would say.
   """
   given = vars(options)
   environment = os.environ.get
@@ -64,7 +72,8 @@ def start(options: types.SimpleNamespace) -> None:
       f'--distributed.process={process} of {processes} at {coordinator}: '
       'processes count from 0, and the address is HOST:PORT'
     )
-  if not any(named) and not in_cluster(os.environ):
+  detect = given['distributed.detect'] or in_cluster(os.environ)
+  if not any(named) and not detect:
     return
   keep_stdout()
   import jax
@@ -74,10 +83,17 @@ def start(options: types.SimpleNamespace) -> None:
     num_processes=processes,
     process_id=process,
   )
-  jax.distributed.initialize(
-    **(own if all(named) else {}),
-    heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-  )
+  try:
+    jax.distributed.initialize(
+      **(own if all(named) else {}),
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+  except ValueError as error:
+    raise ConfigError(
+      f'JAX does not find the other processes, {str(error).rstrip(".")}: say '
+      'who they are by --distributed.coordinator, --distributed.processes and '
+      '--distributed.process'
+    ) from error
 
 
 def keep_stdout() -> None:
