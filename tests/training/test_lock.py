@@ -116,20 +116,42 @@ def test_a_holder_elsewhere_that_lives_refuses(tmp_path, capsys):
   assert json.loads((tmp_path / 'lock').read_text())['beats'] == 1
 
 
-def test_without_file_locks_the_lease_alone_decides(
-  tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def no_file_locks(monkeypatch):
   def none(*_):
     raise OSError(38, 'Function not implemented')
 
   monkeypatch.setattr(fcntl, 'flock', none)
-  with lock.held(tmp_path, beat=0.05):
+
+
+@pytest.mark.usefixtures('no_file_locks')
+def test_without_file_locks_the_lease_alone_decides(tmp_path):
+  with lock.held(tmp_path, beat=0.05, stale=1):
     assert json.loads((tmp_path / 'lock').read_text())['flock'] == 'none'
     with (
       pytest.raises(ConfigError, match='is being written'),
       lock.held(tmp_path, stale=4),
     ):
       pass
+
+
+@pytest.mark.usefixtures('no_file_locks')
+def test_of_two_that_begin_at_once_the_last_to_write_stays(
+  tmp_path, monkeypatch
+):
+  write = lock._write
+
+  def both(descriptor, body):
+    write(descriptor, body)
+    elsewhere(tmp_path, flock='none')
+
+  monkeypatch.setattr(lock, '_write', both)
+  with (
+    pytest.raises(ConfigError, match='written by a run on node7'),
+    lock.held(tmp_path, stale=1),
+  ):
+    pass
+  assert json.loads((tmp_path / 'lock').read_text())['owner'] == '1'
 
 
 def test_who_lost_the_lease_leaves(tmp_path, capfd):

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import types
 
@@ -129,6 +130,17 @@ def test_a_finished_run_says_so(config, unbroken, capfd, monkeypatch):
     assert f'{unbroken} is finished at step 24' in capfd.readouterr().err
   assert (unbroken / 'metrics.jsonl').read_bytes() == metrics
   assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_a_finished_run_is_tidied(config, unbroken, tmp_path, monkeypatch):
+  monkeypatch.setattr(loop, 'go_on', None)
+  folder = tmp_path / 'run'
+  shutil.copytree(unbroken, folder)
+  # As a kill leaves it while the steps before the last save are removed.
+  (folder / 'checkpoints/8').rename(folder / 'checkpoints/8.removed')
+  fields = {'train.keep_latest': 1, 'train.keep_best': 1}
+  assert loop.train(override(config, fields), workdir=str(folder)) == 0
+  assert os.listdir(folder / 'checkpoints') == ['24']
 
 
 def test_more_steps_go_on(train, unbroken, tmp_path):
@@ -448,6 +460,12 @@ def test_steps_without_a_finite_loss_are_skipped_and_counted(
     (9, 2),
     (10, 3),
   ]
+
+
+def test_skipped_steps_are_counted_by_the_first_process(set_up, monkeypatch):
+  run = set_up(train__max_skipped_steps=9)
+  monkeypatch.setattr(loop.hosts, 'agreed', lambda own: own + 4)
+  assert loop.one_more_skipped(run, [(1, 'skipped', {})], '') == 6
 
 
 def test_parameters_that_are_no_numbers_are_not_saved(

@@ -104,7 +104,7 @@ class Checkpoints:
   """The steps of one run's `checkpoints` folder.
 
   Opening it changes nothing on disk, so a run can be read while it trains.
-  Leftovers of killed saves are removed by the first `save`.
+  Leftovers of killed saves are removed by the first `save`, or by `tidy`.
   """
 
   def __init__(
@@ -218,6 +218,12 @@ class Checkpoints:
         shutil.rmtree(place, ignore_errors=True)
         with contextlib.suppress(OSError):
           self.folder.rmdir()  # Only if it is empty.
+
+  def tidy(self) -> None:
+    """Removes what a kill after a whole save left, as the next save would."""
+    if jax.process_index() == 0:
+      self._sweep()
+      self._retain()
 
   def score(self, step: int, metric: float) -> None:
     """Gives a whole step the metric that it was saved without.

@@ -165,8 +165,9 @@ def held(
     if holder is not None and not (here and kind == 'mine'):
       _await_end(folder, holder, stale=stale)
     _write(descriptor, mine)
-    if holder is not None and not here:
-      # Two that found the same dead one: the last to write its name stays.
+    if kind == 'none' or (holder is not None and not here):
+      # Two that found the same dead one, or nobody where no file lock tells
+      # them apart: the last to write its name stays.
       time.sleep(min(1.0, stale / 20))
       now = _read(path)
       if now is None or now['owner'] != mine['owner']:

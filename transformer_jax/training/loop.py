@@ -109,6 +109,7 @@ def train(config: Config, *, workdir: str, bleu: Bleu | None = None) -> int:
       state = start_or_resume(run)
       start = int(state.step)
       if finished(run, start) and not owes_evaluation(run, start):
+        run.checkpoints.tidy()
         progress.say(f'{workdir} is finished at step {start}')
         return FINISHED
       run.checkpoints.trial(state)
@@ -442,7 +443,8 @@ def one_more_skipped(run: Run, rows: list[tuple], what: str) -> int:
   """How many steps were left out by now; TrainingError if it is too many."""
   splits = [line['split'] for line in run.metrics.lines()]
   splits += [split for _, split, _ in rows]
-  before = splits.count('skipped')
+  # While one process counts, the first may have written the next line.
+  before = hosts.agreed(splits.count('skipped'))
   limit = run.config.train.max_skipped_steps
   if before >= limit:
     skipped = f' after {before} skipped steps' if limit else ''
