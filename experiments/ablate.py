@@ -3,7 +3,8 @@
   python -m experiments.ablate --study=list
   python -m experiments.ablate --study=paper --workdir=runs/paper --workers=2
   python -m experiments.ablate --study=positions --workdir=runs/multi30k \\
-    --preset=tiny --data.source=files:multi30k --train.steps=2000
+    --preset=tiny --train.patience=0 --train.steps=2000 \\
+    --data.source=files:multi30k
 
 A field given as a flag holds for all arms; one that the arms vary is refused.
 The same command starts, resumes, shares the work with other workers on the
@@ -129,7 +130,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
   if options.study == 'list':
     show_studies()
     return 0
-  from experiments import studies
+  from experiments import matched, studies
   from transformer_jax.ablation import checks, runner
   from transformer_jax.ablation import folder as folder_lib
   from transformer_jax.ablation.screen import Screen
@@ -139,7 +140,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
   check(options)
   number, of = shard(options.shard)
   declared = studies.load(options.study)
-  study = checks.with_overrides(declared, options.overrides)
+  study = matched.with_overrides(declared, options.overrides)
   for name in declared.free_running:
     if name not in study.free_running:
       print(f'{name} is left out: this data has none', file=sys.stderr)

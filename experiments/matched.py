@@ -2,17 +2,23 @@
 
 Where a choice adds or removes parameters, what it changes could be due to
 their number alone. The control is the baseline with a feed-forward as wide as
-it takes to have the variant's count, within 1 %.
+it takes to have the variant's count, within 1 %. A study has it as an arm named
+`as large as VARIANT`, which is found anew where the user changes the model.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
 
+from transformer_jax.ablation import checks
+from transformer_jax.ablation.cells import arm_config
+from transformer_jax.ablation.study import Arm, Study, find_arm
 from transformer_jax.config import Config, ConfigError, override
 
 Value = int | float | str
 TOLERANCE = 0.01  # of the variant's parameters
+PREFIX = 'as large as '
+WIDTH = 'model.d_ff'
 
 
 def parameters(config: Config, vocabulary: int) -> int:
@@ -67,4 +73,42 @@ def matched(
       f'no model.d_ff gives the baseline {wanted:,} parameters, within 1 %, '
       f'as {dict(variant)} has them'
     )
-  return {'model.d_ff': width}
+  return {WIDTH: width}
+
+
+def with_overrides(study: Study, values: Mapping[str, Value]) -> Study:
+  """`checks.with_overrides`, and controls of equal size for the new model.
+
+  Raises:
+    ConfigError: a field that is an axis, or no width makes a control.
+  """
+  controls = {arm.name for arm in study.arms if arm.name.startswith(PREFIX)}
+  if not controls or not any(path.startswith('model.') for path in values):
+    return checks.with_overrides(study, values)
+  # Only controls vary the width: without them it is the user's to set.
+  bare = dataclasses.replace(
+    study,
+    axes=tuple(path for path in study.axes if path != WIDTH),
+    arms=tuple(arm for arm in study.arms if arm.name not in controls),
+    primary=tuple(
+      one for one in study.primary if not {one.variant, one.baseline} & controls
+    ),
+  )
+  bare = checks.with_overrides(bare, values)
+  base = arm_config(bare, bare.arms[0])
+
+  def found(arm: Arm) -> Arm:
+    if arm.name not in controls:
+      return arm
+    variant = find_arm(study, arm.name.removeprefix(PREFIX))
+    width = matched(base, variant.overrides, base.data.vocabulary_size)
+    return dataclasses.replace(arm, overrides=width)
+
+  return checks.check(
+    dataclasses.replace(
+      bare,
+      axes=study.axes,
+      arms=tuple(map(found, study.arms)),
+      primary=study.primary,
+    )
+  )

@@ -1,12 +1,17 @@
 """Controls of equal size, and Table 3 as data."""
 
+import functools
+
 import pytest
 
-from experiments.matched import matched, parameters
+from experiments import studies
+from experiments.matched import TOLERANCE, matched, parameters, with_overrides
 from experiments.presets import PRESETS
 from tests.pairs import AXES, refusal
+from transformer_jax.ablation.cells import arm_config
+from transformer_jax.ablation.study import Arm, Study, find_arm
 from transformer_jax.ablation.table3 import PUBLISHED, ROWS
-from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.config import Config, ConfigError, difference, override
 
 VOCABULARY = 41_100  # at which base has the paper's 65 million
 
@@ -69,6 +74,107 @@ def test_a_control_of_one_variant():
 def test_no_control_is_one_line():
   with pytest.raises(ConfigError, match='no model.d_ff gives the baseline'):
     matched(baseline(), {'model.d_model': 8, 'model.d_ff': 1}, 20)
+
+
+# What makes a model larger or smaller and nothing else.
+SIZES = {
+  f'model.{name}'
+  for name in ('layers', 'd_model', 'd_ff', 'heads', 'd_k', 'd_v')
+}
+# Arms of another size than what they are held against, without a control.
+TABLE = 'the rows of a table of 256 that are read are 9 a stack'
+UNMATCHED = {
+  'norms': {
+    'rms, post': 'an offset less in each norm, 1.1 % of the model',
+    'none': 'what the norms themselves have, 2.1 % of the model',
+  },
+  'paper': {
+    'additive': 'w of the scores, 1.2 % of the model',
+    'concatenated': 'its control of equal size is in study positions',
+    'concatenated, random start': 'a control itself',
+  },
+  'positions': {'position=learned max_positions=256': TABLE},
+  'projections': {'identity': 'smaller than without any feed-forward'},
+  'scaling': {
+    'd_k=256 score=additive scale=none': 'w of the scores, 1.2 % of the model'
+  },
+  'table3': {
+    'e_learned': 'a row of the paper, which has no control',
+    'big': 'a row of the paper, which has no control',
+  },
+}
+# Maps of every axis, in which the judged comparisons alone are looked at.
+MAPS = {'one_factor'}
+QUICK = ('positions', 'scoring', 'projections')
+
+
+@functools.cache
+def count(config: Config) -> int:
+  """At the 20 tokens of `reverse`; of other tasks differences matter only."""
+  return parameters(config, 20)
+
+
+def near(one: Config, other: Config) -> bool:
+  return abs(count(one) - count(other)) <= TOLERANCE * count(one)
+
+
+def plain(study: Study, arm: Arm) -> bool:
+  """Whether it is the baseline but for sizes."""
+  base, own = (arm_config(study, one) for one in (study.arms[0], arm))
+  return difference(base, own).keys() <= SIZES
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in studies.names()
+  ],
+)
+def test_an_arm_of_another_size_has_a_control_or_a_reason(name):
+  study = studies.load(name)
+  against = {one.variant: one.baseline for one in reversed(study.primary)}
+  found = set()
+  for arm in study.arms[1:]:
+    if plain(study, arm) or (name in MAPS and arm.name not in against):
+      continue
+    other = find_arm(study, against.get(arm.name, study.arms[0].name))
+    own = arm_config(study, arm)
+    if not near(own, arm_config(study, other)) and not any(
+      plain(study, one) and near(own, arm_config(study, one))
+      for one in study.arms
+    ):
+      found.add(arm.name)
+  assert found == set(UNMATCHED.get(name, {}))
+
+
+@pytest.mark.parametrize('name', ['positions', 'scoring'])
+def test_controls_of_equal_size_are_those_that_are_found(name):
+  study = studies.load(name)
+  controls = [arm for arm in study.arms if arm.name.startswith('as large as ')]
+  assert controls
+  for arm in controls:
+    variant = find_arm(study, arm.name.removeprefix('as large as '))
+    base = arm_config(study, study.arms[0])
+    assert arm.overrides == matched(base, variant.overrides, 20)
+    assert arm.role == 'control'
+
+
+def test_a_control_is_found_anew_for_another_model():
+  study = studies.load('positions')
+  wider = with_overrides(study, {'model.d_model': 48, 'model.d_ff': 50})
+  assert [arm.name for arm in wider.arms] == [arm.name for arm in study.arms]
+  assert (wider.primary, wider.axes) == (study.primary, study.axes)
+  name = 'position_join=concat_project'
+  variant, control, base = (
+    arm_config(wider, find_arm(wider, one))
+    for one in (name, f'as large as {name}', 'baseline')
+  )
+  assert base.model.d_ff == 50 and control.model.d_ff > 50
+  assert near(variant, control) and not near(variant, base)
+  assert with_overrides(study, {'train.steps': 9}).arms == study.arms
+  with pytest.raises(ConfigError, match='model.position is an axis'):
+    with_overrides(study, {'model.position': 'none'})
 
 
 @pytest.mark.parametrize('name', PUBLISHED)

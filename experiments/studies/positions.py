@@ -10,15 +10,26 @@ the order of the source:
 
 Expected on reverse: without positions the decoder, which still knows how many
 symbols it has said by its causal mask, does not know where in the source it
-is. A projection of [x; p] starts as the sum and may learn another; a random
-one and x + p W are its matched controls. Each arm chooses its learning rate.
+is. A projection of [x; p] starts as the sum and may learn another. Its controls
+are the same one with a random start; x + p W, which maps positions alone and is
+a tenth smaller; and the baseline with a feed-forward so wide that the models
+are equally large. Each arm chooses its learning rate.
 
-Cost: 54 runs of 500 steps to choose learning rates, 120 to judge; by estimate
-twenty-five minutes on two cores.
+Cost: 72 runs of 500 steps to choose learning rates, 160 to judge; by estimate
+half an hour on two cores.
 """
 
 from experiments.small import SMALL, TUNING
-from transformer_jax.ablation.study import Primary, Study, arms, axis, chain
+from transformer_jax.ablation.study import (
+  Arm,
+  Primary,
+  Study,
+  arms,
+  axis,
+  chain,
+)
+
+PROJECTED = 'position_join=concat_project'
 
 STUDY = Study(
   name='positions',
@@ -26,29 +37,40 @@ STUDY = Study(
   'concatenating them?',
   paper='3.5: sines are summed with the embeddings; Table 3 (E): learned '
   'positions give nearly identical results',
-  axes=('model.position', 'model.position_join', 'model.max_positions'),
+  axes=(
+    'model.position',
+    'model.position_join',
+    'model.max_positions',
+    'model.d_ff',
+  ),
   baseline=SMALL,
-  arms=arms(
-    chain(
-      [{}],
-      [{'model.position': 'none'}],
-      [{'model.position': 'learned', 'model.max_positions': 256}],
-      axis(
-        'model.position_join',
-        'concat_project',
-        'concat_random',
-        'add_mapped',
+  arms=(
+    *arms(
+      chain(
+        [{}],
+        [{'model.position': 'none'}],
+        [{'model.position': 'learned', 'model.max_positions': 256}],
+        axis(
+          'model.position_join',
+          'concat_project',
+          'concat_random',
+          'add_mapped',
+        ),
       ),
+      roles={
+        'position_join=concat_random': 'control',
+        'position_join=add_mapped': 'control',
+      },
     ),
-    roles={
-      'position_join=concat_random': 'control',
-      'position_join=add_mapped': 'control',
-    },
+    # As `experiments.matched` finds them.
+    Arm(f'as large as {PROJECTED}', {'model.d_ff': 96}, 'control'),
+    Arm('as large as position_join=add_mapped', {'model.d_ff': 80}, 'control'),
   ),
   primary=(
     Primary('position=none', 'baseline', margin=0.05),
     Primary('position=learned max_positions=256', 'baseline', margin=0.05),
-    Primary('position_join=concat_project', 'baseline', margin=0.05),
+    Primary(PROJECTED, 'baseline', margin=0.05),
+    Primary(PROJECTED, f'as large as {PROJECTED}', margin=0.05),
   ),
   seeds=10,
   looks=(5, 10),
