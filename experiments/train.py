@@ -16,6 +16,14 @@ from transformer_jax.training import hosts
 
 EXTRA = (
   flags.Flag('workdir', str, '', 'folder of the run', required=True),
+  flags.Flag(
+    'init_from',
+    str,
+    '',
+    'WORKDIR or WORKDIR/checkpoints/STEP of another run, whose parameters '
+    'this one begins with',
+  ),
+  flags.Flag('dry_run', bool, False, 'say what would be run, and write no run'),
   *hosts.FLAGS,
 )
 
@@ -23,11 +31,15 @@ EXTRA = (
 def main(config: Config, options: types.SimpleNamespace) -> int:
   hosts.start(options)
   from transformer_jax.inference.evaluate import greedy_bleu
-  from transformer_jax.training import peers
+  from transformer_jax.training import dry_run, peers
   from transformer_jax.training.loop import train
 
+  own = dict(workdir=options.workdir, init_from=options.init_from)
   with peers.watched():
-    return train(config, workdir=options.workdir, bleu=greedy_bleu(config))
+    if options.dry_run:
+      dry_run.show(config, **own)
+      return 0
+    return train(config, bleu=greedy_bleu(config), **own)
 
 
 if __name__ == '__main__':

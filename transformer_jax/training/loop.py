@@ -33,6 +33,7 @@ from transformer_jax.training import (
   compiled,
   hosts,
   lock,
+  origin,
   record,
   ring,
   sharding,
@@ -46,6 +47,7 @@ from transformer_jax.training.guard import (
   stop_signal,
 )
 from transformer_jax.training.loss import LossSums
+from transformer_jax.training.origin import Origin
 from transformer_jax.training.progress import Progress
 from transformer_jax.training.state import (
   Alone,
@@ -84,15 +86,24 @@ class Run(NamedTuple):
   layout: Alone
   folder: pathlib.Path
   learned: bool  # the vocabulary, by this start
+  origin: Origin | None  # what it begins from, unless initial values
 
 
-def train(config: Config, *, workdir: str, bleu: Bleu | None = None) -> int:
+def train(
+  config: Config,
+  *,
+  workdir: str,
+  bleu: Bleu | None = None,
+  init_from: str = '',
+) -> int:
   """Train, or go on, or find it done.
 
   Args:
     config: valid.
     workdir: the run's folder.
     bleu: scores translations, when that is the metric of the best checkpoint.
+    init_from: another run, or a checkpoint of it, whose parameters this run
+      begins with; '' for initial values.
 
   Returns:
     The exit code: 0 finished, 75 stopped by a signal and saved.
@@ -105,7 +116,7 @@ def train(config: Config, *, workdir: str, bleu: Bleu | None = None) -> int:
   progress = Progress(workdir, config.train.steps, silent=not hosts.first())
   try:
     with progress, stop_signal() as stop, sole_writer(workdir):
-      run = set_up(config, workdir, progress)
+      run = set_up(config, workdir, progress, init_from=init_from)
       state = start_or_resume(run)
       start = int(state.step)
       if finished(run, start) and not owes_evaluation(run, start):
@@ -130,40 +141,30 @@ def sole_writer(workdir: str) -> contextlib.AbstractContextManager[None]:
   return lock.held(folder)
 
 
-def set_up(config: Config, workdir: str, progress: Progress) -> Run:
+def set_up(
+  config: Config, workdir: str, progress: Progress, *, init_from: str = ''
+) -> Run:
   """Folder, data, model and checkpoints, in this order."""
   use_compilation_cache(config)
   layout = sharding.layout(config.mesh)
   with hosts.first_alone():
     folder = record.open_folder(workdir)
     record.admit(folder, config)
+    begun_from = origin.admit(folder, init_from)
     learned = not (folder / 'vocabulary').exists()
     corpus = open_corpus(
       config.data, workdir=str(folder), progress=progress.say
     )
-    fingerprints = dict(
-      data=corpus.fingerprint,
-      vocabulary=corpus.vocabularies.fingerprint,
-      **plugins.used(config),
-    )
+    fingerprints = fingerprints_of(config, corpus)
     record.admit_data(folder, fingerprints)
     admit_lengths(config, corpus)
-  plan = make_plan(corpus.train, config.data)
-  for shape in plan.shapes:
-    admit_parts(config, shape.rows)
-  served = ring.serve(
-    config.model, layout, platform=jax.local_devices()[0].platform
-  )
-  progress.say(f'attention: {served.why}')
-  model = Transformer(
-    config.model,
-    corpus.vocabularies.source.size,
-    corpus.vocabularies.target.size,
-    served.attend,
-    layout.around,
-  )
+    if begun_from and not (folder / 'config.json').exists():
+      origin.admit_vocabulary(begun_from, fingerprints['vocabulary'], folder)
+  plan, model = planned(config, corpus, layout, progress.say)
   # Not before everything is admitted: a refused config leaves no trace.
-  description = record.describe(config, fingerprints)
+  description = record.describe(
+    config, fingerprints, init_from=begun_from and begun_from._asdict()
+  )
   if hosts.first():
     record.write_atomically(folder / 'config.json', description)
   checkpoints = Checkpoints(
@@ -185,7 +186,42 @@ def set_up(config: Config, workdir: str, progress: Progress) -> Run:
     layout,
     folder,
     learned,
+    begun_from,
   )
+
+
+def fingerprints_of(config: Config, corpus: Corpus) -> dict[str, str]:
+  """What a run reads besides its config, by name."""
+  return dict(
+    data=corpus.fingerprint,
+    vocabulary=corpus.vocabularies.fingerprint,
+    **plugins.used(config),
+  )
+
+
+def planned(
+  config: Config, corpus: Corpus, layout: Alone, say: Say
+) -> tuple[Plan | EndlessPlan, Transformer]:
+  """Batches and model of a run.
+
+  Raises:
+    ConfigError: the batches cannot be cut as asked, or attention not served.
+  """
+  plan = make_plan(corpus.train, config.data)
+  for shape in plan.shapes:
+    admit_parts(config, shape.rows)
+  served = ring.serve(
+    config.model, layout, platform=jax.local_devices()[0].platform
+  )
+  say(f'attention: {served.why}')
+  model = Transformer(
+    config.model,
+    corpus.vocabularies.source.size,
+    corpus.vocabularies.target.size,
+    served.attend,
+    layout.around,
+  )
+  return plan, model
 
 
 def admit_lengths(config: Config, corpus: Corpus) -> None:
@@ -242,10 +278,30 @@ def start_or_resume(run: Run) -> State:
     state = run.checkpoints.restore(sharding.placed(abstract, places))
     run.progress.say(f'resumed at step {int(state.step)}')
   else:
-    state = start(run_key(run.config))
+    state = begun_elsewhere(run, start(run_key(run.config)))
   if hosts.first():
     run.metrics.cut_back(int(state.step))
   return state
+
+
+def begun_elsewhere(run: Run, state: State) -> State:
+  """The first state with the parameters that the run begins with, if any.
+
+  Step, schedule and moments are those of a new run.
+  """
+  if run.origin is None:
+    return state
+  own = dict(params=state.params, statistics=state.statistics)
+  origin.verify(run.origin)
+  try:
+    found = origin.weights(run.origin, own)
+  except ConfigError:
+    forget(run)
+    raise
+  places = jax.tree.map(lambda x: x.sharding, own)
+  run.progress.say(f'parameters of {run.origin.place}')
+  copy = jax.jit(lambda x: jax.tree.map(jnp.copy, x), out_shardings=places)
+  return state._replace(**copy(found))
 
 
 def finished(run: Run, step: int) -> bool:

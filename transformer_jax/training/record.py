@@ -119,13 +119,26 @@ def admit_data(folder: pathlib.Path, fingerprints: Mapping[str, str]) -> None:
       )
 
 
-def describe(config: Config, fingerprints: Mapping[str, str]) -> str:
-  """What config.json says, as text."""
-  body = dict(
+def describe(
+  config: Config,
+  fingerprints: Mapping[str, str],
+  *,
+  init_from: Mapping[str, Any] | None = None,
+) -> str:
+  """What config.json says, as text.
+
+  Args:
+    config: of the run.
+    fingerprints: of its data and vocabulary.
+    init_from: the checkpoint that it began from, if it did.
+  """
+  body: dict[str, Any] = dict(
     config=json.loads(config_lib.to_json(config)),
     versions=versions(),
     fingerprints=dict(fingerprints),
   )
+  if init_from is not None:
+    body['init_from'] = dict(init_from)
   return json.dumps(body, indent=2, ensure_ascii=False) + '\n'
 
 
