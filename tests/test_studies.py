@@ -143,3 +143,14 @@ def test_power_without_a_pilot(capsys, tmp_path):
     flags.run(power.main, extra=power.EXTRA, arguments=words)
   assert ended.value.code == 2
   assert 'holds no study' in capsys.readouterr().err
+
+
+def test_arms_of_a_study_are_computed_in_one_way():
+  """The default study's by the formula, whose bits its report has."""
+  study = studies.load(studies.DEFAULT)
+  pairs = cells.shared_pairs(study, 'cpu')
+  said = runner.one_way(study, pairs)
+  assert pairs and said.endswith('of every arm: the formula')
+  longer = checks.with_overrides(study, {'data.max_tokens': 1024})
+  assert runner.one_way(longer, pairs).endswith('blocks beyond')
+  assert cells.shared_pairs(studies.load('masking'), 'cpu') == 0

@@ -1,5 +1,6 @@
 """Every implementation is attention, where it says that it serves."""
 
+import dataclasses
 import functools
 
 import jax
@@ -160,6 +161,55 @@ def test_auto_takes_blocks_where_scores_are_large():
   assert runs_in_blocks('dot', 4096)
   assert runs_in_blocks('additive', 256)
   assert not runs_in_blocks('additive', 16)
+
+
+def test_what_is_compared_is_computed_in_one_way_at_each_shape():
+  dot, additive, wide = (
+    chosen(**changes).model
+    for changes in ({}, dict(score='additive'), dict(d_k=128))
+  )
+
+  def shared(*models, platform='cpu'):
+    return implementations.shared_pairs(models, platform=platform)
+
+  # A product holds one number a pair, whatever its width.
+  assert shared(dot, wide) == 0
+  most = implementations.NAIVE_NUMBERS_WIDE // (8 * 64)
+  assert shared(dot, additive) == shared(additive, dot) == most
+  # On a GPU one of these would be cuDNN's.
+  halves = [
+    dataclasses.replace(one, compute_dtype='bfloat16')
+    for one in (dot, additive)
+  ]
+  assert shared(*halves[:1] * 2, platform='gpu') == 0
+  assert shared(*halves, platform='gpu') == most
+  named = dataclasses.replace(dot, attention_implementation='naive')
+  assert shared(named, additive) == 0
+
+  q = jax.ShapeDtypeStruct((1, 64, 8, 64), jnp.float32)
+  see_all = jnp.ones((1, 1, 1), bool)
+
+  def attend(q, pairs):
+    return implementations.by_shape(q, q, q, see_all, How(1.0), pairs=pairs)
+
+  for pairs, blocks in ((0, False), (64 * 64, False), (64 * 64 - 1, True)):
+    program = jax.make_jaxpr(functools.partial(attend, pairs=pairs))(q)
+    assert ('custom_vjp' in str(program)) == blocks
+
+
+def test_which_program_runs_at_a_shape_can_be_said():
+  def at(rows, length, platform='cpu', **changes):
+    model = chosen(**changes).model
+    served = implementations.serve(model, platform=platform)
+    return implementations.at(served, model, rows, length, length)
+
+  assert at(1, 256) == 'the formula'
+  assert at(1, 4096) == at(1, 256, score='additive') == 'blocks'
+  half = dict(platform='gpu', compute_dtype='bfloat16')
+  assert at(1, 4096, **half) == 'cuDNN'
+  assert at(1, 4095, **half) == 'blocks'
+  assert at(1, 4096, **half, position='relative') == 'blocks'
+  assert at(1, 4096, attention_implementation='naive') == ''
 
 
 def test_what_cannot_be_is_refused():

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ from experiments import train as program
 from tests.training.conftest import arrays
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.data.batches import Shape
 from transformer_jax.data.corpus import open_corpus
+from transformer_jax.nn import implementations
 from transformer_jax.training import loop, population
 from transformer_jax.training.checkpoint import CheckpointError, Checkpoints
 from transformer_jax.training.population import Member, Population
@@ -634,3 +637,12 @@ def test_calls_end_where_something_is_due(set_up):
 
 def test_defaults_of_the_paper_are_a_run():
   assert loop.numbers(Config()).label_smoothing == 0.1
+
+
+def test_the_program_of_the_widest_shape_is_said(config):
+  served = implementations.serve(config.model, platform='cpu')
+  for rows, name in ((8, 'the formula'), (10**6, 'blocks')):
+    shapes = (Shape(8, 4, 4), Shape(rows, 5, 9))
+    plan: Any = types.SimpleNamespace(shapes=shapes)
+    found = loop.at_the_widest(config, served, plan)
+    assert found == f'; of {rows} sentences of 9 tokens: {name}'

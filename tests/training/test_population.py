@@ -12,6 +12,7 @@ import pytest
 from tests.generator import as_users_compile, passes_as_users_compile
 from transformer_jax.config import Config, ConfigError, override
 from transformer_jax.data.batches import open_corpus
+from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import loop, population, replicas
 from transformer_jax.training import state as state_lib
@@ -308,3 +309,21 @@ def test_noise_seed_changes_values_and_not_data(config, corpus):
   assert not same_bits(own.state(state, 0).params, own.state(state, 1).params)
   source_RKBS, _ = own.batches(0, 2)
   assert (source_RKBS[0] == source_RKBS[1]).all()
+
+
+def test_what_is_compared_trains_by_one_program(config, monkeypatch):
+  """And is scored by each its own."""
+  seen = []
+
+  def steps(config, model, place):
+    seen.append(model.attend)
+    return state_lib.train_steps(config, model)
+
+  monkeypatch.setattr(population, 'population_steps', steps)
+  devices = jax.local_devices()[:1]
+  for pairs in (0, 5):
+    place = population.on(devices, pairs=pairs)
+    programs = population._programs(config, (16, 16), place, 1)
+    assert programs.model.attend is implementations.by_shape
+  assert seen[0] is implementations.by_shape
+  assert seen[1].func is seen[0] and seen[1].keywords == {'pairs': 5}

@@ -51,6 +51,14 @@ def arm_config(study: Study, arm: Arm) -> Config:
   return config_lib.override(shared, arm.overrides)
 
 
+def shared_pairs(study: Study, platform: str) -> int:
+  """`implementations.shared_pairs`, of all arms."""
+  from transformer_jax.nn import implementations
+
+  models = [arm_config(study, arm).model for arm in study.arms]
+  return implementations.shared_pairs(models, platform=platform)
+
+
 def outside(study: Study) -> dict[str, str]:
   """`plugins.used`, of all arms."""
   used: dict[str, str] = {}

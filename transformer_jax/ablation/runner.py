@@ -122,6 +122,8 @@ def run(job: Job) -> int:
   """
   study = job.study
   use_compilation_cache(cells_lib.arm_config(study, study.arms[0]))
+  if pairs := cells_lib.shared_pairs(study, platform()):
+    job.screen.say(one_way(study, pairs))
   recipes = None
   if study.tuning is not None:
     if not tune(job):
@@ -133,6 +135,17 @@ def run(job: Job) -> int:
   write_tables(job.folder, study)
   job.screen.say(f'study {study.name}: all {len(cells)} cells are done')
   return FINISHED
+
+
+def one_way(study: Study, pairs: int) -> str:
+  """How attention of all arms is computed; pairs: of `shared_pairs`."""
+  configs = [cells_lib.arm_config(study, arm).data for arm in study.arms]
+  # A batch has no more tokens a side, and no more keys for each.
+  most = max(data.max_tokens * data.max_length for data in configs)
+  beyond = f' up to {pairs:,} pairs of query and key in a batch, blocks beyond'
+  return 'attention in training, of every arm: the formula' + (
+    beyond if most > pairs else ''
+  )
 
 
 def tune(job: Job) -> bool:
@@ -281,7 +294,9 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
     generating.look(step, n, weights)
 
   mesh = sharding.make_mesh(cells[0].config.mesh)
-  where = population.on(sharding.of_a_population(mesh))
+  devices = sharding.of_a_population(mesh)
+  pairs = cells_lib.shared_pairs(job.study, devices[0].platform)
+  where = population.on(devices, pairs=pairs)
   in_turn = where.platform in MEMBERS
   outcomes = replicas.train(
     members,

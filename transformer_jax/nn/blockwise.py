@@ -154,7 +154,8 @@ def held_by(how: How, q_BTHK: Array, k_BSHK: Array) -> int:
   1 for products; K for the additive score. It is read from the program, so
   that it holds for a score from anywhere.
   """
-  side = 64  # more than its fixed costs, such as parameters
+  # More than its fixed costs, such as parameters, and than one side alone.
+  side = 2 * max(32, q_BTHK.shape[-1])
   q, k = (
     jax.ShapeDtypeStruct((1, side, *x.shape[2:]), x.dtype)
     for x in (q_BTHK, k_BSHK)

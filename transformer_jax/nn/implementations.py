@@ -14,8 +14,9 @@ kernel     Pallas, GPU: additive only, no bias
 name cannot compute is refused in `refusals.py`, where it cannot run, here.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +43,6 @@ class Served(NamedTuple):
   why: str
 
 
-def numbers_held(q_BTHK: Array, k_BSHK: Array, held: int) -> int:
-  """Numbers that the formula holds at once: `held` for each weight."""
-  B, T, H, _ = q_BTHK.shape
-  return B * H * T * k_BSHK.shape[1] * held
-
-
 def by_shape(
   q_BTHK: Array,
   k_BSHK: Array,
@@ -56,6 +51,7 @@ def by_shape(
   how: How,
   *,
   devices: int = 1,
+  pairs: int = 0,
 ) -> Array:
   """`attention.attention`: the formula where it is small, else in blocks.
 
@@ -63,12 +59,27 @@ def by_shape(
 
   Args:
     devices: that share out rows and heads, each with its part of the scores.
+    pairs: of query and key, B*T*S, up to which it is small; 0: by the numbers
+      that this score holds.
   """
-  held = blockwise.held_by(how, q_BTHK, k_BSHK)
-  most = NAIVE_NUMBERS if held == 1 else NAIVE_NUMBERS_WIDE
-  small = numbers_held(q_BTHK, k_BSHK, held) <= most * devices
+  small = is_small(q_BTHK, k_BSHK, how, devices=devices, pairs=pairs)
   attend = attention.attention if small else blockwise.attention
   return attend(q_BTHK, k_BSHK, v_BSHE, mask_BTS, how)
+
+
+def is_small(
+  q_BTHK: Array, k_BSHK: Array, how: How, *, devices: int = 1, pairs: int = 0
+) -> bool:
+  """Whether `by_shape` takes the formula; arguments as there, or shapes."""
+  B, T, H, _ = q_BTHK.shape
+  most = pairs or most_pairs(blockwise.held_by(how, q_BTHK, k_BSHK), H)
+  return B * T * k_BSHK.shape[1] <= most * devices
+
+
+def most_pairs(held: int, heads: int) -> int:
+  """B*T*S up to which the formula is taken, of a score that holds so much."""
+  most = NAIVE_NUMBERS if held == 1 else NAIVE_NUMBERS_WIDE
+  return most // (heads * held)
 
 
 def cudnn_takes(q_BTHK: Array, v_BSHE: Array, bias_HTS: Array | None) -> bool:
@@ -234,3 +245,53 @@ def serve(config: ModelConfig, *, platform: str) -> Served:
 def choose(config: ModelConfig, *, platform: str) -> Attend:
   """The attention function of a model; see `serve`."""
   return serve(config, platform=platform).attend
+
+
+def _shapes(config: ModelConfig, rows: int, T: int, S: int) -> tuple[Any, ...]:
+  """Queries and keys of a model, and how it attends, as shapes."""
+  H, K, dtype = config.heads, config.d_k, jnp.dtype(config.compute_dtype)
+  score = attention.SCORES[config.score]
+  w: Any = None
+  if score.parameter:
+    own = attention.parameter_shape(score, heads=H, d_k=K)
+    w = jax.ShapeDtypeStruct(own, dtype)
+  q, k = (jax.ShapeDtypeStruct((rows, n, H, K), dtype) for n in (T, S))
+  how = How(1.0, score.scores, w)
+  return q, k, how
+
+
+def at(served: Served, config: ModelConfig, rows: int, T: int, S: int) -> str:
+  """What runs at one shape where that is `auto`; '' where it was named."""
+  attend, given = served.attend, {}
+  if isinstance(attend, functools.partial):
+    attend, given = attend.func, attend.keywords
+  if attend not in BY_SHAPE:
+    return ''
+  q, k, how = _shapes(config, rows, T, S)
+  v: Any = jax.ShapeDtypeStruct((*k.shape[:3], config.d_v), k.dtype)
+  sides = {config.at('position', side) for side in ('encoder', 'decoder')}
+  bias: Any = q if 'relative' in sides else None
+  if attend is fused_on_gpu and cudnn_takes(q, v, bias):
+    return 'cuDNN'
+  return 'the formula' if is_small(q, k, how, **given) else 'blocks'
+
+
+def shared_pairs(configs: Sequence[ModelConfig], *, platform: str) -> int:
+  """Pairs of query and key up to which all these models take the formula.
+
+  Models that are compared are to be computed in one way at each shape, or a
+  difference of time or of the last bits could be that of two programs.
+
+  Returns:
+    `pairs` of `by_shape`: what the score that holds most allows; 0 where they
+    are served alike as it is, or where one of them names its program.
+  """
+  if any(one.attention_implementation != 'auto' for one in configs):
+    return 0
+  rules = {automatic(one, platform).attend for one in configs}
+  limits = {
+    most_pairs(blockwise.held_by(how, q, k), one.heads)
+    for one in configs
+    for q, k, how in [_shapes(one, 1, 1, 1)]
+  }
+  return min(limits) if len(rules) > 1 or len(limits) > 1 else 0

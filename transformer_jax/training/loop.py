@@ -23,11 +23,13 @@ from transformer_jax.data.batches import (
   Corpus,
   EndlessPlan,
   Plan,
+  Shape,
   held_out_batches,
   make_plan,
   open_corpus,
 )
-from transformer_jax.nn import randomness
+from transformer_jax.nn import implementations, randomness
+from transformer_jax.nn.implementations import Served
 from transformer_jax.nn.transformer import Transformer, with_statistics
 from transformer_jax.training import (
   compiled,
@@ -213,7 +215,7 @@ def planned(
   served = ring.serve(
     config.model, layout, platform=jax.local_devices()[0].platform
   )
-  say(f'attention: {served.why}')
+  say(f'attention: {served.why}{at_the_widest(config, served, plan)}')
   model = Transformer(
     config.model,
     corpus.vocabularies.source.size,
@@ -243,6 +245,20 @@ def admit_lengths(config: Config, corpus: Corpus) -> None:
           f'model.max_positions={config.model.max_positions}: raise it, or '
           'take the long pairs out of the split'
         )
+
+
+def at_the_widest(
+  config: Config, served: Served, plan: Plan | EndlessPlan
+) -> str:
+  """Which program that is where a batch has the most pairs of tokens."""
+
+  def lengths(shape: Shape) -> tuple[int, int]:
+    longest = max(shape.source_length, shape.target_length)
+    return shape.rows // config.optim.accumulate, longest
+
+  rows, longest = max(map(lengths, plan.shapes), key=lambda x: x[0] * x[1] ** 2)
+  name = implementations.at(served, config.model, rows, longest, longest)
+  return name and f'; of {rows} sentences of {longest} tokens: {name}'
 
 
 def use_compilation_cache(config: Config) -> None:

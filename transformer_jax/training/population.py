@@ -93,10 +93,12 @@ class Place:
 
   platform: that the program is written for, a key of MAPS or another.
   devices: that share out the members, the same number each.
+  pairs: `implementations.shared_pairs` of all that they are compared with.
   """
 
   platform: str
   devices: tuple[Any, ...]
+  pairs: int = 0
 
   def room(self, members: int) -> int:
     """Replicas for so many members: each device has as many."""
@@ -123,9 +125,9 @@ class Place:
     return Mesh(np.array(self.devices), ('replica',))
 
 
-def on(devices: Sequence[Any]) -> Place:
+def on(devices: Sequence[Any], *, pairs: int = 0) -> Place:
   """Members on these devices, in the way of their platform."""
-  return Place(devices[0].platform, tuple(devices))
+  return Place(devices[0].platform, tuple(devices), pairs)
 
 
 def _finite(tree: Any) -> Array:
@@ -223,6 +225,11 @@ def _programs(
   del room
   attend = implementations.choose(config.model, platform=place.platform)
   model = Transformer(config.model, *sizes, attend)
+  # What is compared trains by one program; scores are read off by each its own.
+  trained = model
+  if place.pairs:
+    shared = functools.partial(implementations.by_shape, pairs=place.pairs)
+    trained = Transformer(config.model, *sizes, shared)
 
   def scores(weights, numbers, source_BS, target_BT):
     scales = scales_of(numbers)
@@ -231,7 +238,7 @@ def _programs(
   return Programs(
     model,
     jax.jit(initial_state(config, model)),
-    jax.jit(population_steps(config, model, place), donate_argnums=0),
+    jax.jit(population_steps(config, trained, place), donate_argnums=0),
     jax.jit(place.mapped(scores)),
     {},
   )
