@@ -14,15 +14,15 @@ The line is kept in WORKDIR/results as well.
 import hashlib
 import json
 import pathlib
-import sys
 import time
 import types
+from collections.abc import Callable
 from typing import Any
 
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError, DataConfig
 from transformer_jax.inference import restore
-from transformer_jax.training import hosts
+from transformer_jax.training import hosts, peers
 from transformer_jax.training.guard import leave_on_signal
 
 EXTRA = (
@@ -35,10 +35,6 @@ EXTRA = (
   ),
   *hosts.FLAGS,
 )
-
-
-def say(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)
 
 
 def file_lines(path: str) -> list[str]:
@@ -73,7 +69,7 @@ def split_pairs(
   from transformer_jax.data.text import open_text
 
   if data.source.startswith('task:'):
-    corpus = open_corpus(data, workdir=workdir, progress=say)
+    corpus = open_corpus(data, workdir=workdir, progress=hosts.say)
     return corpus.references(split)
   # Not the corpus: that would want the training text, which can be elsewhere.
   text = open_text(data)
@@ -106,9 +102,12 @@ def chosen_pairs(
 
 
 def scores(
-  run: restore.Run, pairs: list[tuple[str, str]], tokenize: str
+  run: restore.Run,
+  pairs: list[tuple[str, str]],
+  tokenize: str,
+  check: Callable[[], None],
 ) -> dict[str, Any]:
-  """Everything that is measured on the pairs."""
+  """Everything that is measured on the pairs; a check after each batch."""
   from transformer_jax.inference import evaluate
   from transformer_jax.inference.translate import translate_sentences
 
@@ -123,10 +122,16 @@ def scores(
       pairs,
       vocabularies=run.vocabularies,
       max_tokens=run.config.decode.max_tokens,
+      progress=lambda done, total: check(),
       layout=run.layout,
     )
   )
-  say(f'loss {forced.loss:.4f}, accuracy {forced.accuracy:.4f}')
+  hosts.say(f'loss {forced.loss:.4f}, accuracy {forced.accuracy:.4f}')
+
+  def progress(done: int, total: int) -> None:
+    hosts.say(f'translated {done:,} of {total:,}')
+    check()
+
   start = time.monotonic()
   found = translate_sentences(
     run.model,
@@ -134,7 +139,7 @@ def scores(
     sources,
     vocabularies=run.vocabularies,
     options=run.config.decode,
-    progress=lambda done, total: say(f'translated {done:,} of {total:,}'),
+    progress=progress,
     layout=run.layout,
   )
   seconds = time.monotonic() - start
@@ -170,11 +175,13 @@ def results_path(workdir: str, name: str, result: dict[str, Any]) -> str:
 def main(config: Config, options: types.SimpleNamespace) -> None:
   """Score, print one line, keep it."""
   hosts.start(options)
-  with leave_on_signal(), hosts.first_speaks():
-    evaluate_run(config, options)
+  with peers.watched(), leave_on_signal() as check, hosts.first_speaks():
+    evaluate_run(config, options, check)
 
 
-def evaluate_run(config: Config, options: types.SimpleNamespace) -> None:
+def evaluate_run(
+  config: Config, options: types.SimpleNamespace, check: Callable[[], None]
+) -> None:
   import dataclasses
 
   from transformer_jax.training.loop import use_compilation_cache
@@ -183,10 +190,10 @@ def evaluate_run(config: Config, options: types.SimpleNamespace) -> None:
   use_compilation_cache(config)
   name, pairs = chosen_pairs(config, options)
   run = restore.load_run(options.workdir, config)
-  say(f'{len(pairs):,} pairs of {name}; checkpoints {run.steps}')
+  hosts.say(f'{len(pairs):,} pairs of {name}; checkpoints {run.steps}')
   result = dict(
     split=name,
-    **scores(run, pairs, options.tokenize),
+    **scores(run, pairs, options.tokenize, check),
     tokenize=options.tokenize,
     files=[
       str(pathlib.Path(path).expanduser().absolute())

@@ -16,13 +16,13 @@ same per token (the end of the sentence is a token).
 import os
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.inference import restore
-from transformer_jax.training import hosts
+from transformer_jax.training import hosts, peers
 from transformer_jax.training.guard import leave_on_signal
 
 if TYPE_CHECKING:
@@ -62,16 +62,37 @@ def chunks(total: int) -> Iterator[slice]:
     yield slice(start, start + LINES)
 
 
-def show(line: int, found: Sequence['Translation'], n_best: int) -> None:
-  """Print the hypotheses of one line."""
+def shown(
+  line: int, found: Sequence['Translation'], n_best: int
+) -> Iterator[str]:
+  """What is printed of the hypotheses of one line."""
   if n_best == 1:
-    print(found[0].text)
+    yield found[0].text
     return
   for hypothesis in found:
-    print(f'{line} ||| {hypothesis.text} ||| {hypothesis.score:.6f}')
+    yield f'{line} ||| {hypothesis.text} ||| {hypothesis.score:.6f}'
 
 
-def translate(run: restore.Run, lines: Sequence[str]) -> None:
+def put(texts: Iterable[str]) -> None:
+  """Prints lines.
+
+  Raises:
+    BrokenPipeError: the reader has enough; on all processes.
+  """
+  try:
+    for text in texts:
+      print(text)
+    sys.stdout.flush()
+    enough = 0
+  except BrokenPipeError:
+    enough = 1
+  if hosts.agreed(enough):
+    raise BrokenPipeError
+
+
+def translate(
+  run: restore.Run, lines: Sequence[str], check: Callable[[], None]
+) -> None:
   """Print the translation of every line."""
   from transformer_jax.inference.grouping import encode
   from transformer_jax.inference.translate import translate_sentences
@@ -82,12 +103,9 @@ def translate(run: restore.Run, lines: Sequence[str]) -> None:
     first = part.start + 1
 
     def progress(done: int, total: int, before: int = part.start) -> None:
-      print(
-        f'\r{before + done:,} of {len(lines):,} lines',
-        end='' if done < total else '\n',
-        file=sys.stderr,
-        flush=True,
-      )
+      text = f'\r{before + done:,} of {len(lines):,} lines'
+      hosts.say(text, end='' if done < total else '\n')
+      check()
 
     found = translate_sentences(
       run.model,
@@ -99,12 +117,16 @@ def translate(run: restore.Run, lines: Sequence[str]) -> None:
       progress=progress,
       layout=run.layout,
     )
-    for line, hypotheses in enumerate(found.hypotheses, first):
-      show(line, hypotheses, run.config.decode.n_best)
-    sys.stdout.flush()
+    put(
+      text
+      for line, hypotheses in enumerate(found.hypotheses, first)
+      for text in shown(line, hypotheses, run.config.decode.n_best)
+    )
 
 
-def score(run: restore.Run, pairs: Sequence[tuple[str, str]]) -> None:
+def score(
+  run: restore.Run, pairs: Sequence[tuple[str, str]], check: Callable[[], None]
+) -> None:
   """Print the log-probability of every target."""
   from transformer_jax.inference.evaluate import score_pairs
 
@@ -116,26 +138,32 @@ def score(run: restore.Run, pairs: Sequence[tuple[str, str]]) -> None:
       vocabularies=run.vocabularies,
       max_tokens=run.config.decode.max_tokens,
       first_line=part.start + 1,
+      progress=lambda done, total: check(),
       layout=run.layout,
     )
-    for pair in found:
-      print(f'{pair.log_prob:.6f}\t{pair.log_prob / pair.tokens:.6f}')
-    sys.stdout.flush()
+    put(
+      f'{pair.log_prob:.6f}\t{pair.log_prob / pair.tokens:.6f}'
+      for pair in found
+    )
 
 
 def main(config: Config, options: types.SimpleNamespace) -> int:
   """Stdin to stdout, until the reader has enough."""
   hosts.start(options)
-  try:
-    with leave_on_signal(), hosts.first_speaks():
-      translate_lines(config, options)
-  except BrokenPipeError:
-    # As `translate | head` leaves it. Python flushes stdout once more at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  with peers.watched():
+    try:
+      with leave_on_signal() as check, hosts.first_speaks():
+        translate_lines(config, options, check)
+    except BrokenPipeError:
+      # As `translate | head` leaves it. Python flushes stdout once more at
+      # exit.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   return 0
 
 
-def translate_lines(config: Config, options: types.SimpleNamespace) -> None:
+def translate_lines(
+  config: Config, options: types.SimpleNamespace, check: Callable[[], None]
+) -> None:
   from transformer_jax.data.text import decoded_lines
 
   lines = decoded_lines(hosts.shared(sys.stdin.buffer), 'stdin')
@@ -145,11 +173,11 @@ def translate_lines(config: Config, options: types.SimpleNamespace) -> None:
   use_compilation_cache(config)
   run = restore.load_run(options.workdir, config)
   steps = ', '.join(map(str, run.steps))
-  print(f'checkpoint {steps} of {options.workdir}', file=sys.stderr)
+  hosts.say(f'checkpoint {steps} of {options.workdir}')
   if options.score:
-    score(run, pairs)
+    score(run, pairs, check)
   else:
-    translate(run, lines)
+    translate(run, lines, check)
 
 
 if __name__ == '__main__':

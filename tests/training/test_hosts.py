@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import types
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from launch import local
+from tests.faults.place import until
 from tests.training.conftest import arrays
 from transformer_jax.config import ConfigError
 from transformer_jax.training import hosts
@@ -27,42 +29,50 @@ class Said(NamedTuple):
   log: str  # on stderr
 
 
+def begun(words, logs, processes, devices, typed=''):
+  """The processes of a program, and where each writes what it says."""
+  (logs / 'typed').write_text(typed)
+  commands = local.ranks(
+    [sys.executable, '-m', *words],
+    logs,
+    processes=processes,
+    devices=devices,
+    platform='cpu',
+  )
+  own = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+  running = []
+  for rank, command in enumerate(commands):
+    with (
+      open(command.log.with_suffix('.out'), 'wb') as out,
+      open(command.log, 'wb') as log,
+      open(os.devnull if rank else logs / 'typed') as own_in,
+    ):
+      running.append(
+        subprocess.Popen(
+          command.words,
+          cwd=ROOT,
+          env={**own, **command.environment},
+          stdin=own_in,
+          stdout=out,
+          stderr=log,
+        )
+      )
+  return running, [command.log for command in commands]
+
+
 @pytest.fixture(scope='module')
 def launched(config, tmp_path_factory):
   """(workdir, processes, devices, module, *flags, typed) -> what each said."""
 
   def run(workdir, processes, devices, module, *flags, typed='') -> list[Said]:
-    logs = tmp_path_factory.mktemp('logs')
-    (logs / 'typed').write_text(typed)
-    words = [sys.executable, '-m', module, f'--workdir={workdir}', *flags]
+    words = [module, f'--workdir={workdir}', *flags]
     words += [f'--data.cache_dir={config.data.cache_dir}']
-    commands = local.ranks(
-      words, logs, processes=processes, devices=devices, platform='cpu'
+    running, logs = begun(
+      words, tmp_path_factory.mktemp('logs'), processes, devices, typed
     )
-    own = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
-    running = []
-    for rank, command in enumerate(commands):
-      printed, log = command.log.with_suffix('.out'), command.log
-      typed_in = os.devnull if rank else logs / 'typed'
-      with (
-        open(printed, 'wb') as out,
-        open(log, 'wb') as log,
-        open(typed_in) as own_in,
-      ):
-        running.append(
-          subprocess.Popen(
-            command.words,
-            cwd=ROOT,
-            env={**own, **command.environment},
-            stdin=own_in,
-            stdout=out,
-            stderr=log,
-          )
-        )
     codes = [process.wait(timeout=500) for process in running]
     said = [
-      Said(command.log.with_suffix('.out').read_text(), command.log.read_text())
-      for command in commands
+      Said(log.with_suffix('.out').read_text(), log.read_text()) for log in logs
     ]
     assert codes == [0] * processes, said
     return said
@@ -157,6 +167,41 @@ def test_four_processes_and_back(launched, one, tmp_path):
   assert arrays(run, 4) == before
   np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
   np.testing.assert_allclose(numbers(run, 6), numbers(one, 6), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('module', 'number', 'code', 'told'),
+  [
+    ('evaluate', signal.SIGTERM, 75, 'signal: leaving, run the same command'),
+    ('translate', signal.SIGUSR1, 75, 'signal: leaving, run the same command'),
+    ('evaluate', signal.SIGKILL, 1, 'error: process 1 ('),
+  ],
+)
+def test_what_stops_one_that_decodes_stops_both(
+  one, config, tmp_path, module, number, code, told
+):
+  lines = 's1 s2 s3 s4\n' * 4000
+  (tmp_path / 'text').write_text(lines)
+  files = [f'--{side}={tmp_path}/text' for side in ('source', 'reference')]
+  words = [f'experiments.{module}', f'--workdir={one}', '--mesh.data=2']
+  words += [f'--data.cache_dir={config.data.cache_dir}']
+  words += ['--decode.max_tokens=128', *files * (module == 'evaluate')]
+  running, logs = begun(words, tmp_path, 2, 1, typed=lines)
+  try:
+    started = ' of 4,000'
+    until(running[0], lambda: started in logs[0].read_text())
+    running[1].send_signal(number)
+    ended = [process.wait(timeout=120) for process in running]
+  finally:
+    for process in running:
+      process.kill()
+      process.wait()
+  said = [log.read_text() for log in logs]
+  assert ended == [code, -9 if number == signal.SIGKILL else code], said
+  assert told in said[0] and not logs[0].with_suffix('.out').read_text()
+  # Only the first speaks.
+  assert started not in said[1] and 'leaving, run' not in said[1]
 
 
 def test_a_cluster_is_several_tasks_of_a_step():

@@ -24,7 +24,7 @@ from transformer_jax.inference.grouping import (
   longest,
   pad,
 )
-from transformer_jax.inference.translate import translate_sentences
+from transformer_jax.inference.translate import Progress, translate_sentences
 from transformer_jax.nn import implementations
 from transformer_jax.nn.attention import Scales
 from transformer_jax.nn.transformer import Transformer, variables
@@ -140,6 +140,7 @@ def score_pairs(
   vocabularies: Vocabularies,
   max_tokens: int,
   first_line: int = 1,
+  progress: Progress = lambda done, total: None,
   layout: Alone = ALONE,
 ) -> list[PairScore]:
   """The log-probability of each target given its source, in order.
@@ -151,6 +152,7 @@ def score_pairs(
     vocabularies: of the model.
     max_tokens: rows x the longer padded side of a batch.
     first_line: what an error calls the first pair.
+    progress: is told of each batch.
     layout: of sentences over devices.
 
   Raises:
@@ -172,7 +174,7 @@ def score_pairs(
   ]
   limits = [longest(model.config, side) for side in SIDES]
   lengths = [max(map(len, rows)) + 1 for rows in zip(*sides, strict=True)]
-  found = [PairScore(0.0, 0, 0)] * len(pairs)
+  found, done = [PairScore(0.0, 0, 0)] * len(pairs), 0
   for group in group_by_length(lengths, max_tokens):
     rows = layout.rows(group.rows)
     batch = [
@@ -186,6 +188,8 @@ def score_pairs(
     sums = hosts.fetch(row_sums(model, params, *layout.sentences(batch)))
     for i, loss, correct, tokens in zip(group.ids, *sums, strict=False):
       found[i] = PairScore(-float(loss), int(correct), int(tokens))
+    done += len(group.ids)
+    progress(done, len(pairs))
   return found
 
 

@@ -5,13 +5,12 @@ JAX is imported where it is used: a wrong flag or folder is answered at once.
 
 import dataclasses
 import pathlib
-import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformer_jax import plugins
 from transformer_jax.config import Config, ConfigError, MeshConfig
-from transformer_jax.training import record
+from transformer_jax.training import hosts, record
 
 if TYPE_CHECKING:
   from transformer_jax.data.tokens import Vocabularies
@@ -80,7 +79,7 @@ def load_run(workdir: str, config: Config) -> Run:
     initial_weights,
     with_statistics,
   )
-  from transformer_jax.training import hosts, sharding
+  from transformer_jax.training import sharding
   from transformer_jax.training.checkpoint import Checkpoints, average
 
   folder = pathlib.Path(workdir).expanduser()
@@ -143,9 +142,8 @@ def _say_if_fewer(steps: list[int], config: Config) -> None:
   """That the average is of fewer checkpoints than were asked for."""
   asked = config.decode.average
   if len(steps) < asked:
-    print(
+    hosts.say(
       f'decode.average={asked}, but only {len(steps)} such checkpoints are '
       f'kept: {", ".join(map(str, steps))}; a longer --train.keep_latest '
-      f'(now {config.train.keep_latest}) keeps more while it trains',
-      file=sys.stderr,
+      f'(now {config.train.keep_latest}) keeps more while it trains'
     )

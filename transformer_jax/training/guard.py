@@ -46,19 +46,31 @@ def stop_signal() -> Iterator[Callable[[], int]]:
 
 
 @contextlib.contextmanager
-def leave_on_signal() -> Iterator[None]:
+def leave_on_signal() -> Iterator[Callable[[], None]]:
   """For programs with nothing to save: SIGTERM and SIGUSR1 leave with 75.
 
   The same command does the work; it writes its results whole or not at all.
+  One process leaves at once. Several leave together: at the same call of what
+  this gives, which all of them make alike.
   """
 
   def leave(number: int) -> None:
     del number
-    os.write(2, b'signal: leaving, run the same command again\n')
+    if hosts.first():
+      os.write(2, b'signal: leaving, run the same command again\n')
     sys.exit(PREEMPTED)
 
-  with _handled(leave):
-    yield
+  if not hosts.several():
+    with _handled(leave):
+      yield lambda: None
+    return
+  with stop_signal() as stop:
+
+    def check() -> None:
+      if number := stop():
+        leave(number)
+
+    yield check
 
 
 @contextlib.contextmanager

@@ -149,6 +149,12 @@ def first_speaks() -> Iterator[None]:
     yield
 
 
+def say(text: str, end: str = '\n') -> None:
+  """A line on stderr, from the first process."""
+  if first():
+    print(text, end=end, file=sys.stderr, flush=True)
+
+
 def agreed(value: int) -> int:
   """The first process decides for all of them."""
   if not several():

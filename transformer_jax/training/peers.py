@@ -60,6 +60,10 @@ def watched() -> Iterator[None]:
     print('error:', text, file=sys.stderr, flush=True)
     peer.leave_badly(REFUSED, text)
     os._exit(REFUSED)
+  except SystemExit:
+    # All leave alike: they agreed to.
+    peer.end()
+    raise
   except Exception as error:
     # A collective that fails is often the first that is known of a death;
     # then this process leaves from here.
