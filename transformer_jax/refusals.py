@@ -80,11 +80,11 @@ REFUSALS: tuple[Refusal, ...] = (
     ('model.position_join', *_POSITIONS),
     lambda c: (
       c.model.position_join != 'add'
-      and bool(positions(c) & {'rotary', 'relative'})
+      and bool(positions(c) & {'none', 'rotary', 'relative'})
     ),
     lambda c: (
-      'rotary and relative positions enter attention and leave nothing for '
-      f'model.position_join={c.model.position_join}: take '
+      'rotary and relative positions enter attention, and none is none: they '
+      f'leave nothing for model.position_join={c.model.position_join}; take '
       '--model.position_join=add'
     ),
   ),
@@ -119,7 +119,8 @@ REFUSALS: tuple[Refusal, ...] = (
   Refusal(
     ('model.score', *_POSITIONS),
     lambda c: (
-      'rotary' in positions(c) and c.model.score in ('additive', 'general')
+      'rotary' in positions(c)
+      and c.model.score in ('additive', 'general', 'uniform')
     ),
     lambda c: (
       'model.position=rotary says how far apart tokens are only through a '
@@ -134,6 +135,22 @@ REFUSALS: tuple[Refusal, ...] = (
       'a scale can be folded into the query only where the score is '
       f'proportional to it, unlike model.score={c.model.score}: take dot or '
       'general'
+    ),
+  ),
+  Refusal(
+    ('model.score', *_SCALES),
+    lambda c: c.model.score == 'uniform' and scales(c) != {'rsqrt_d_k'},
+    lambda c: (
+      'model.score=uniform is 0 at every scale: leave model.scale and those '
+      'of the sites as they are'
+    ),
+  ),
+  Refusal(
+    ('model.score', 'model.query_key_init'),
+    lambda c: c.model.score == 'uniform' and c.model.query_key_init != 'recipe',
+    lambda c: (
+      'model.score=uniform reads neither queries nor keys: leave '
+      'model.query_key_init at recipe'
     ),
   ),
   Refusal(
