@@ -40,8 +40,9 @@ TUNING_WARMUP = LearningRates(
   rates=TUNING.rates, warmups=(20, 200), seeds=TUNING.seeds
 )
 
-# Why an arm does not learn, if it does not.
-PROBES = (
+# Why an arm does not learn, if it does not: of all probes those that the
+# default study draws. Others take all of them.
+SOFTMAX_PROBES = (
   'score_variance',
   'entropy',
   'saturated',

@@ -154,3 +154,10 @@ def test_arms_of_a_study_are_computed_in_one_way():
   longer = checks.with_overrides(study, {'data.max_tokens': 1024})
   assert runner.one_way(longer, pairs).endswith('blocks beyond')
   assert cells.shared_pairs(studies.load('masking'), 'cpu') == 0
+
+
+def test_studies_of_the_softmax_keep_every_probe():
+  """But the default one, whose report is committed with those it drew."""
+  for name in ('scaling', 'sites'):
+    assert studies.load(name).probes == study_lib.PROBES
+  assert len(studies.load(studies.DEFAULT).probes) == 5

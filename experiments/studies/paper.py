@@ -22,7 +22,7 @@ Cost: a minute and a half on two cores with its learning rates committed
   python -m experiments.ablate --study=paper --workdir=runs/paper --workers=2
 """
 
-from experiments.small import PROBES, SMALL
+from experiments.small import SMALL, SOFTMAX_PROBES
 from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
 
 STUDY = Study(
@@ -65,6 +65,6 @@ STUDY = Study(
   tuning=LearningRates(
     rates=(2e-3, 4e-3, 8e-3), warmups=(100,), seeds=(100, 101, 102)
   ),
-  probes=PROBES,
+  probes=SOFTMAX_PROBES,
   threshold=1.0,
 )

@@ -15,8 +15,9 @@ forty minutes on two cores. Additive at d_k = 256 is the dearest arm.
   python -m experiments.ablate --study=scaling --workdir=runs/scaling
 """
 
-from experiments.small import PROBES, SMALL, TUNING_WARMUP
+from experiments.small import SMALL, TUNING_WARMUP
 from transformer_jax.ablation.study import (
+  PROBES,
   Primary,
   Study,
   arms,

@@ -13,8 +13,14 @@ by estimate four minutes on two cores.
   python -m experiments.ablate --study=sites --workdir=runs/sites
 """
 
-from experiments.small import PROBES, SMALL
-from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
+from experiments.small import SMALL
+from transformer_jax.ablation.study import (
+  PROBES,
+  Arm,
+  LearningRates,
+  Primary,
+  Study,
+)
 
 STUDY = Study(
   name='sites',

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.presets import PRESETS
 from transformer_jax.ablation import probes
+from transformer_jax.ablation.study import PROBES
 from transformer_jax.config import Config, override
 from transformer_jax.data.batches import Batch
 from transformer_jax.nn import attention, randomness
@@ -57,13 +58,7 @@ def test_every_site_layer_and_head_has_every_probe():
   found = probed()
   assert list(found) == list(probes.SITES)
   for site in found.values():
-    assert set(site) == {
-      *probes.Spread._fields,
-      *probes.PROJECTIONS,
-      'softmax_gradient',
-      'softmax_share',
-      'input_variance',
-    }
+    assert set(site) == set(PROBES)
     for name, value in site.items():
       wanted = (2,) if name == 'input_variance' else (2, 2)
       assert np.shape(value) == wanted, name

@@ -83,6 +83,11 @@ def changed(**fields) -> Study:
       dict(primary=(Primary('scale=none', 'baseline', 'steps_to_threshold'),)),
       'needs a threshold',
     ),
+    (
+      dict(probes=('score_rang',)),
+      'probe score_rang is not one of score_variance, score_range',
+    ),
+    (dict(probes=('input_varianc',)), '(did you mean input_variance?)'),
     (dict(looks=(4, 2)), 'numbers of seeds that rise'),
     (dict(looks=(2, 3)), 'the last look is at 3 seeds, and 4 are planned'),
     (

@@ -10,6 +10,7 @@ from transformer_jax.ablation.study import (
   FREE_RUNNING,
   METRICS,
   ONLY_OF,
+  PROBES,
   Overrides,
   Study,
   check_field,
@@ -95,6 +96,12 @@ def _check_arms(study: Study) -> None:
 
 
 def _check_primary(study: Study) -> None:
+  for name in study.probes:
+    if name not in PROBES:
+      raise ConfigError(
+        f'{_of(study)}: probe {name} is not one of {", ".join(PROBES)}'
+        f'{closest(name, list(PROBES))}'
+      )
   for name in study.free_running:
     if name not in FREE_RUNNING:
       raise ConfigError(

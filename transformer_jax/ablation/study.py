@@ -33,6 +33,19 @@ METRICS = {
   'steps_to_threshold': 'lower',
   **FREE_RUNNING,
 }
+# What `probes.measure` finds, which a study asks for by name.
+PROBES = (
+  'score_variance',
+  'score_range',
+  'entropy',
+  'saturated',
+  'softmax_gradient',
+  'softmax_share',
+  'query_gradient',
+  'key_gradient',
+  'value_gradient',
+  'input_variance',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +94,7 @@ class Study:
   arms: the first is the baseline.
   seeds: planned; runs have seeds 0 .. seeds - 1.
   looks: numbers of seeds at which the study is read; the last is `seeds`.
+  probes: of each run while it trains, names of PROBES.
   free_running: scores of generated text, names of FREE_RUNNING.
   threshold: validation loss, for the steps that a run takes to it.
   doc: the lab note.

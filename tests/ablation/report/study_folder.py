@@ -51,7 +51,7 @@ def declaration(*, extra: str = '') -> Study:
     seeds=5,
     looks=(5,),
     tuning=LearningRates((1e-3, 2e-3, 4e-3), (20, 100), (100, 101, 102)),
-    probes=('scores',),
+    probes=('score_variance', 'key_gradient'),
     threshold=0.5,
     doc='Expected: scaled learns, unscaled does not. 한글 메모.',
   )

@@ -108,6 +108,7 @@ def test_every_part_of_the_page(page):
     'Quality against cost',
     'Why: probes',
     'Probes at the end of training',
+    'key gradient',  # Not drawn: the table has it.
     'The same sentence: encoder-decoder attention',
     'What was run',
     'study hash',
