@@ -55,8 +55,19 @@ def test_a_new_run_is_described_and_not_begun(call, tmp_path):
   assert ' an epoch: ' in found['steps']
   assert 'rows x source + target' in found['batches']
   assert int(found['parameters'].replace(',', '')) > 1000
-  assert ' GiB of ' in found['peak memory'] and '%)' in found['peak memory']
+  assert ' MiB of ' in found['peak memory']
+  assert '%), on each of 1 x cpu' in found['peak memory']
   assert ' GFLOP a step of ' in found['products']
+
+
+@pytest.mark.slow
+def test_a_run_on_a_mesh_is_described_as_one(call, tmp_path):
+  words = ['--dry_run', '--mesh.data=2', '--mesh.fsdp=4']
+  words += ['--optim.accumulate=2']
+  code, out, err = call(tmp_path / 'run', *words)
+  assert code == 0, err
+  assert 'on each of 8 x cpu' in rows(out)['peak memory']
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.slow

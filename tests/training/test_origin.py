@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,14 +12,26 @@ from tests.training.conftest import arrays
 from transformer_jax.config import ConfigError, override
 from transformer_jax.training import loop
 from transformer_jax.training.checkpoint import by_path
+from transformer_jax.training.progress import Progress
+
+
+def save(config, folder, *steps, init_from=''):
+  """A run's checkpoints as they might be, without its training."""
+  progress = Progress(str(folder), config.train.steps)
+  run = loop.set_up(config, str(folder), progress, init_from=str(init_from))
+  state = loop.start_or_resume(run)
+  for step in steps:
+    params = jax.tree.map(lambda x, add=step: x + add, state.params)
+    state = state._replace(step=jnp.int32(step), params=params)
+    run.checkpoints.save(step, state, metric=None)
+  run.checkpoints.wait()
 
 
 @pytest.fixture(scope='module')
 def other(config, tmp_path_factory):
   """The folder of a run with checkpoints 8 and 16."""
   folder = tmp_path_factory.mktemp('other').resolve()
-  own = override(config, {'train.steps': 16})
-  assert loop.train(own, workdir=str(folder)) == loop.FINISHED
+  save(config, folder, 8, 16)
   return folder
 
 
@@ -65,6 +78,16 @@ def test_parameters_are_the_others_and_the_rest_is_new(begin, other, tmp_path):
   assert params_of(other, 8) != params_of(other, 16)
 
 
+@pytest.mark.slow
+def test_on_a_mesh_they_are_the_same(begin, other):
+  state = begin(other, mesh__data=2, mesh__fsdp=4)
+  leaves = by_path({'params': state.params})
+  assert any(len(x.sharding.device_set) == 8 for x in leaves.values())
+  assert {
+    name: np.asarray(x).tobytes() for name, x in leaves.items()
+  } == params_of(other, 16)
+
+
 def test_the_same_command_resumes_and_another_is_refused(
   config, begin, other, tmp_path
 ):
@@ -73,8 +96,7 @@ def test_the_same_command_resumes_and_another_is_refused(
   begin(source)
   before = (folder / 'config.json').read_bytes()
   # The other run went on meanwhile: what this one begins with is decided.
-  longer = override(config, {'train.steps': 24})
-  assert loop.train(longer, workdir=str(source)) == 0
+  save(config, source, 24)
   state = begin(source)
   own = by_path({'params': state.params})
   wanted = params_of(other, 16)
@@ -87,11 +109,7 @@ def test_the_same_command_resumes_and_another_is_refused(
   with pytest.raises(ConfigError, match='began from initial values: give no'):
     begin(source, folder='plain')
   # Of a run that has a checkpoint nothing is read again.
-  fields = override(config, {'train.seed': 7, 'train.steps': 8})
-  assert (
-    loop.train(fields, workdir=str(folder), init_from=str(source))
-    == loop.FINISHED
-  )
+  save(override(config, {'train.seed': 7}), folder, 8, init_from=source)
   shutil.rmtree(source)
   assert int(begin(source).step) == 8
 

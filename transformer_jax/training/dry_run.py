@@ -42,6 +42,7 @@ from transformer_jax.training.state import (
 )
 
 Rows = list[tuple[str, str]]
+MIB = 2**20
 
 
 def show(config: Config, *, workdir: str, init_from: str = '') -> None:
@@ -170,8 +171,8 @@ def _step(
     ('parameters', f'{count:,}'),
     (
       'peak memory',
-      f'{peak / fit.GIB:.3f} GiB of {room.memory / fit.GIB:.1f} of a '
-      f'{room.kind} ({peak / room.memory:.1%})',
+      f'{peak / MIB:,.1f} MiB of {room.memory / MIB:,.0f} '
+      f'({peak / room.memory:.1%}), on each of {room.devices} x {room.kind}',
     ),
     (
       'products',
