@@ -276,6 +276,27 @@ def test_attention_that_does_not_fit_is_not_run(monkeypatch):
   assert naive.unit == 'ms' and 'as fast as naive' in blocks.note
 
 
+def test_a_gpu_has_its_own_contestants():
+  """Its kernel, and cuDNN in the precision that it takes."""
+
+  def names(score, platform):
+    found = attention.groups(score, 64, platform=platform)
+    assert all(cases[0].implementation == 'naive' for cases in found)
+    return [case.name for cases in found for case in cases]
+
+  assert names('additive', 'gpu')[-1] == 'additive 64 kernel'
+  assert names('dot', 'gpu')[-1] == 'dot 64 fused_on_gpu bfloat16'
+  for score in ('dot', 'additive'):
+    here = names(score, 'cpu')
+    assert here == names(score, 'gpu')[: len(here)]
+    assert not any('kernel' in name or 'bfloat16' in name for name in here)
+  # What cannot run here can be traced: its numbers are of that precision.
+  case = attention.groups('dot', 64, platform='gpu')[-1][-1]
+  shapes = jax.eval_shape(lambda: attention.arrays(case))
+  assert {str(shape.dtype) for shape in shapes} == {'bfloat16'}
+  assert set(attention.FUNCTIONS) >= {'kernel', 'fused_on_gpu'}
+
+
 def test_decode_generated_sentences():
   job = decode.generated(tiny_config(), 1)
   assert len(job.sentences) == 1

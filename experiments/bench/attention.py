@@ -34,10 +34,22 @@ from transformer_jax.nn.attention import How
 LENGTHS = (64, 256, 1024, 4096)
 SCORES = ('dot', 'additive')
 B, H, K = 1, 8, 64
-# Of each score; the kernel needs a GPU.
+# Of each score, against the first of its line; by the type of the numbers.
 CONTESTANTS = {
-  'dot': ('naive', 'blockwise', 'fused'),
-  'additive': ('naive', 'blockwise'),
+  'dot': {'float32': ('naive', 'blockwise', 'fused')},
+  'additive': {'float32': ('naive', 'blockwise')},
+}
+# On a GPU, where cuDNN takes half precision and the kernel runs.
+ON_GPU = {
+  'dot': {
+    **CONTESTANTS['dot'],
+    'bfloat16': ('naive', 'blockwise', 'fused_on_gpu'),
+  },
+  'additive': {'float32': ('naive', 'blockwise', 'kernel')},
+}
+FUNCTIONS = {
+  **implementations.FUNCTIONS,
+  'fused_on_gpu': implementations.fused_on_gpu,
 }
 MEBI, GIBI = 1 << 20, 1 << 30
 MEMINFO = pathlib.Path('/proc/meminfo')
@@ -50,10 +62,21 @@ class Case(NamedTuple):
   score: str
   length: int
   implementation: str
+  dtype: str = 'float32'
 
   @property
   def name(self) -> str:
-    return f'{self.score} {self.length} {self.implementation}'
+    name = f'{self.score} {self.length} {self.implementation}'
+    return name if self.dtype == 'float32' else f'{name} {self.dtype}'
+
+
+def groups(score: str, length: int, *, platform: str) -> list[list[Case]]:
+  """What is compared with each other, the formula first."""
+  table = ON_GPU if platform == 'gpu' else CONTESTANTS
+  return [
+    [Case(score, length, name, dtype) for name in names]
+    for dtype, names in table[score].items()
+  ]
 
 
 def available_bytes() -> float:
@@ -69,20 +92,21 @@ def arrays(case: Case) -> tuple[jax.Array, ...]:
   """q, k, v, the cotangent and the score's parameter, or nothing for it."""
   T = case.length
   shapes: list[tuple[int, ...]] = [(B, T, H, K)] * 4
-  if attention.SCORES[case.score].parameter:
-    shapes.append((H, K))
+  score = attention.SCORES[case.score]
+  if score.parameter:
+    shapes.append(attention.parameter_shape(score, heads=H, d_k=K))
   key = randomness.seed_key(0)
   return tuple(
-    jax.jit(randomness.normal, static_argnums=1)(randomness.at(key, n), shape)
+    jax.jit(randomness.normal, static_argnums=1)(
+      randomness.at(key, n), shape
+    ).astype(case.dtype)
     for n, shape in enumerate(shapes)
   )
 
 
 def compiled(case: Case) -> Any:
   """The program: forward, and backward to everything but the cotangent."""
-  attend: Callable[..., jax.Array] = implementations.FUNCTIONS[
-    case.implementation
-  ]
+  attend: Callable[..., jax.Array] = FUNCTIONS[case.implementation]
   scores = attention.SCORES[case.score].scores
   see_all = jnp.ones((1, 1, case.length), bool)
 
@@ -124,11 +148,11 @@ def suite(rounds: int, lengths: tuple[int, ...] = LENGTHS) -> list[Row]:
     lengths: of queries and keys.
   """
   rows = []
+  platform = jax.default_backend()
   for score in SCORES:
     for length in lengths:
-      rows += compared(
-        [Case(score, length, name) for name in CONTESTANTS[score]], rounds
-      )
+      for cases in groups(score, length, platform=platform):
+        rows += compared(cases, rounds)
   return [*rows, *_peaks(max(lengths))]
 
 
