@@ -46,6 +46,7 @@ _SITE_SCALES = (
   'inverse_d_k',
   'learned',
   'folded_init',
+  'folded_rate',
   'folded_init_rate',
 )
 _POSITIONS = ('sinusoid', 'learned', 'none', 'rotary', 'relative')
@@ -74,7 +75,7 @@ class ModelConfig:
     *_SITE_SCALES[1:],
     help='factor on the scores of every attention (3.2.1); learned: one a '
     "head, from 1/sqrt(d_k); folded: 1/sqrt(d_k) is in the query's initial "
-    'values, or there and in its learning rate, instead',
+    'values, in its learning rate, or in both, instead',
   )
   scale_encoder_self: str = choice(*_SITE_SCALES, help='of that site alone')
   scale_decoder_self: str = choice(*_SITE_SCALES, help='of that site alone')

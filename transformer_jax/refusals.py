@@ -37,7 +37,8 @@ def positions(config: 'Config') -> set[str]:
 
 
 def folded(config: 'Config') -> bool:
-  return bool(scales(config) & {'folded_init', 'folded_init_rate'})
+  ways = {'folded_init', 'folded_rate', 'folded_init_rate'}
+  return bool(scales(config) & ways)
 
 
 def position_width(config: 'Config') -> int:

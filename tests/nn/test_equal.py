@@ -84,6 +84,24 @@ def test_a_scale_folded_into_weights_rate_and_epsilon_is_the_scale():
   assert farthest(scaled, apart) > 0.1
 
 
+@pytest.mark.slow
+def test_a_scale_folded_into_the_rate_alone_slows_the_query_alone():
+  start = after(0, scale='none')
+  assert farthest(start, after(0, scale='folded_rate')) == 0.0
+  free, slow = after(1, scale='none'), after(1, scale='folded_rate')
+  for stack, part in QUERIES:
+    before, fast, slowed = (
+      params[stack]['layers'][part]['w_q_DHK'] for params in (start, free, slow)
+    )
+    moved = np.max(np.abs(slowed - before))
+    # An eighth, and less where epsilon counts.
+    assert 0 < moved <= 1.01 * np.max(np.abs(fast - before)) / 8
+  # All others move as they do without.
+  for stack, part in QUERIES:
+    places = [run[stack]['layers'][part]['w_k_DHK'] for run in (free, slow)]
+    assert farthest(*places) < 1e-7
+
+
 def test_scaled_and_unscaled_are_one_program():
   configs = [
     override(base(), values)

@@ -49,6 +49,7 @@ def test_the_authors_recipe_is_fan_avg():
 
 def test_a_folded_scale_is_one_over_the_root():
   assert attention.FOLDS['folded_init'](64) == attention.Fold(0.125, 1.0)
+  assert attention.FOLDS['folded_rate'](64) == attention.Fold(1.0, 0.125)
   assert attention.FOLDS['folded_init_rate'](64) == attention.Fold(0.125, 0.125)
   assert attention.SCALES['inverse_d_k'](64) == 1 / 64
 

@@ -205,6 +205,7 @@ SCALES = {
   'inverse_d_k': lambda d_k: 1.0 / d_k,
   'learned': lambda d_k: 1.0,
   'folded_init': lambda d_k: 1.0,
+  'folded_rate': lambda d_k: 1.0,
   'folded_init_rate': lambda d_k: 1.0,
 }
 
@@ -231,6 +232,7 @@ FOLDS = {
   'inverse_d_k': lambda d_k: Fold(),
   'learned': lambda d_k: Fold(),
   'folded_init': lambda d_k: Fold(d_k**-0.5),
+  'folded_rate': lambda d_k: Fold(1.0, d_k**-0.5),
   'folded_init_rate': lambda d_k: Fold(d_k**-0.5, d_k**-0.5),
 }
 
@@ -241,6 +243,7 @@ SCALE_PARAMETERS = {
   'inverse_d_k': (),
   'learned': ('scale_H',),
   'folded_init': (),
+  'folded_rate': (),
   'folded_init_rate': (),
 }
 
