@@ -169,12 +169,18 @@ def test_results_of_other_settings_have_other_names(workdir, tmp_path):
   assert path() == path() and '/results/test-beam4-alpha0.6-step24' in path()
 
 
-@pytest.mark.parametrize('cut', [20, -9])
-def test_a_damaged_gzip_is_refused(tmp_path, cut):
+@pytest.mark.parametrize(
+  'spoil',
+  [
+    lambda data: data[:-20],
+    lambda data: data[:10] + b'\xff' + data[11:],  # No block begins so.
+    lambda data: data[:-8] + bytes(8),
+  ],
+  ids=['short', 'packed', 'sum'],
+)
+def test_a_damaged_gzip_is_refused(tmp_path, spoil):
   path = tmp_path / 'a.gz'
-  data = bytearray(gzip.compress(bytes(range(48, 122)) * 40))
-  data[cut:] = bytes(len(data[cut:])) if cut < 0 else b'\xff' * 40
-  path.write_bytes(data)
+  path.write_bytes(spoil(gzip.compress(bytes(range(48, 122)) * 40)))
   with pytest.raises(ConfigError, match='a.gz cannot be read'):
     evaluate_program.file_lines(str(path))
 
