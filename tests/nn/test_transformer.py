@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.nn import oracle
-from transformer_jax.config import ModelConfig
+from transformer_jax.config import Config, ModelConfig
+from transformer_jax.data.batches import Batch
 from transformer_jax.nn import randomness
 from transformer_jax.nn.layers import Dropout
 from transformer_jax.nn.transformer import (
@@ -17,6 +18,7 @@ from transformer_jax.nn.transformer import (
   initial_params,
   shift_right,
 )
+from transformer_jax.training.state import loss_function, numbers
 
 V = 20
 TINY = ModelConfig(layers=2, d_model=16, d_ff=24, heads=2, d_k=6, d_v=10)
@@ -90,6 +92,62 @@ def test_model_is_the_papers_formula(initialization):
     np.testing.assert_allclose(
       found[row, : len(target)], wanted, rtol=1e-5, atol=1e-5
     )
+
+
+def oracle_loss(params):
+  """Smoothed cross entropy of the two pairs, summed; float64."""
+  total = 0.0
+  for source, target in zip(SOURCE_BS, np.asarray(TARGET_BT), strict=True):
+    source, target = source[source != 0], target[target != 0]
+    logits = oracle.logits(params, source, target)
+    total += sum(
+      oracle.smoothed_cross_entropy(row, token, 0.1)
+      for row, token in zip(logits, target, strict=True)
+    )
+  return total
+
+
+def test_every_gradient_is_that_of_the_oracle():
+  """By central differences of float64, along two directions of each leaf.
+
+  The gradient is of float32: a number of it is a sum of many terms of both
+  signs, each off by some 1e-7 of itself. What cancels is lost for the number,
+  not for the length of the leaf's gradient, so the error is measured by that.
+  """
+  config = Config(model=TINY)
+  loss = loss_function(config, Transformer(TINY, V, V))
+  params = init(TINY)
+  batch = Batch(SOURCE_BS, np.asarray(TARGET_BT))
+
+  def smoothed(params):
+    return loss(params, batch, None, numbers(config)).smoothed
+
+  gradient = jax.jit(jax.grad(smoothed))(params)
+  exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  leaves, tree = jax.tree.flatten(exact)
+  found = jax.tree.leaves_with_path(gradient)
+  draw, step = np.random.default_rng(0), 1e-5
+  for n, (path, own) in enumerate(found):
+    own = np.asarray(own, np.float64)
+    for _ in range(2):
+      along = draw.normal(size=own.shape)
+      along /= np.linalg.norm(along)
+      ends = [
+        oracle_loss(
+          jax.tree.unflatten(
+            tree, [*leaves[:n], leaves[n] + h * along, *leaves[n + 1 :]]
+          )
+        )
+        for h in (step, -step)
+      ]
+      wanted = (ends[0] - ends[1]) / (2 * step)
+      np.testing.assert_allclose(
+        np.sum(own * along),
+        wanted,
+        rtol=0,
+        atol=1e-6 * np.linalg.norm(own),
+        err_msg=jax.tree_util.keystr(path),
+      )
 
 
 @pytest.mark.parametrize('name', NAMES)
