@@ -96,10 +96,13 @@ def test_a_scale_folded_into_the_rate_alone_slows_the_query_alone():
     moved = np.max(np.abs(slowed - before))
     # An eighth, and less where epsilon counts.
     assert 0 < moved <= 1.01 * np.max(np.abs(fast - before)) / 8
-  # All others move as they do without.
+  # All others move as they do without, but for the norm that is clipped.
   for stack, part in QUERIES:
-    places = [run[stack]['layers'][part]['w_k_DHK'] for run in (free, slow)]
-    assert farthest(*places) < 1e-7
+    before, fast, slowed = (
+      params[stack]['layers'][part]['w_k_DHK'] for params in (start, free, slow)
+    )
+    moved = np.max(np.abs(fast - before))
+    assert np.max(np.abs(slowed - fast)) < 0.05 * moved
 
 
 def test_scaled_and_unscaled_are_one_program():
