@@ -9,14 +9,17 @@ import sys
 import types
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1
 
 from launch import local
 from tests.faults.place import until
 from tests.training.conftest import arrays
-from transformer_jax.config import ConfigError
-from transformer_jax.training import hosts
+from transformer_jax.config import ConfigError, MeshConfig
+from transformer_jax.training import hosts, sharding
+from transformer_jax.training.checkpoint import Checkpoints
 
 STEPS = 6
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -95,6 +98,20 @@ def losses(workdir) -> list[float]:
   return [row['loss'] for row in rows if row['split'] == 'train']
 
 
+def restored(workdir, step, **sizes) -> dict[str, bytes]:
+  """The bytes of every array of a checkpoint, taken up by a mesh here."""
+  stored = v1.metadata(f'{workdir}/checkpoints/{step}/arrays').metadata
+  abstract = {
+    name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in stored.items()
+  }
+  places = sharding.layout(MeshConfig(**sizes)).at_rest(abstract)
+  checkpoints = Checkpoints(
+    workdir / 'checkpoints', keep_latest=1, keep_best=0, best_metric_mode='min'
+  )
+  state = checkpoints.restore(sharding.placed(abstract, places), step)
+  return {name: np.asarray(x).tobytes() for name, x in state.items()}
+
+
 def numbers(workdir, step) -> np.ndarray:
   """Every float of a checkpoint, one after the other."""
   found = arrays(workdir, step)
@@ -129,11 +146,12 @@ def test_two_processes_train_save_restore_and_decode_as_one(
   said = train(launched, two, 2, 2, *mesh, steps=4)
   assert 'finished at step 4' in said[0].log
   assert 'step' not in said[1].log.split()
-  before = arrays(two, 4)
+  # What four devices of two processes saved, one takes up, and eight.
+  assert restored(two, 4, data=1) == arrays(two, 4)
+  assert restored(two, 4, data=1, fsdp=4, tensor=2) == arrays(two, 4)
   # Now on one process, where what was saved is read.
   said = train(launched, two, 1, 2, *mesh)
   assert 'resumed at step 4' in said[0].log
-  assert arrays(two, 4) == before
   np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
   found, wanted = scores(launched, two, 2, 1), scores(launched, one, 1, 1)
   for name in ('bleu', 'chrf', 'exact', 'tokens', 'sentences', 'accuracy'):
@@ -162,9 +180,9 @@ def test_four_processes_and_back(launched, one, tmp_path):
   run = tmp_path / 'run'
   train(launched, run, 4, 2, '--mesh.data=-1', '--mesh.tensor=2', steps=2)
   train(launched, run, 2, 4, '--mesh.sequence=2', '--mesh.fsdp=4', steps=4)
-  before = arrays(run, 4)
+  assert restored(run, 4, data=1) == arrays(run, 4)
+  assert restored(run, 4, data=1, fsdp=4, tensor=2) == arrays(run, 4)
   train(launched, run, 1, 1)
-  assert arrays(run, 4) == before
   np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
   np.testing.assert_allclose(numbers(run, 6), numbers(one, 6), atol=1e-4)
 

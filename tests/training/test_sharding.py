@@ -18,7 +18,7 @@ from transformer_jax.data.batches import Batch
 from transformer_jax.nn import randomness
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import program, ring, sharding
-from transformer_jax.training.checkpoint import by_path
+from transformer_jax.training.checkpoint import Checkpoints, by_path
 from transformer_jax.training.state import (
   initial_state,
   loss_function,
@@ -105,9 +105,9 @@ def batches(count: int) -> list[Batch]:
 
 
 @functools.cache
-def initial():
+def initial(norm: str = 'layer'):
   """The state's first value as a function of the key, its shapes, a key."""
-  config = config_of(data=1)
+  config = override(config_of(data=1), {'model.norm': norm})
   model = Transformer(config.model, VOCABULARY, VOCABULARY)
   start, key = initial_state(config, model), randomness.seed_key(0)
   return start, jax.eval_shape(start, key), np.asarray(key)
@@ -123,7 +123,7 @@ class Program:
     self.model = Transformer(
       config.model, VOCABULARY, VOCABULARY, attend, self.layout.around
     )
-    start, self.shapes, self.key = initial()
+    start, self.shapes, self.key = initial(config.model.norm)
     places = self.layout.at_rest(self.shapes)
     start = jax.jit(start, out_shardings=places, compiler_options=COMPILER)
     self.state = start(self.key)
@@ -287,6 +287,50 @@ def test_parts_of_a_batch_are_those_of_one_device(name):
   # No row goes to another device for them.
   text = made.step.as_text() or ''
   assert not re.findall(r'= s32\[[\d,]+\]\S* all-', text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['data2-fsdp4', 'fsdp2-tensor2-sequence2'])
+def test_moments_of_a_batch_are_those_of_one_device(name):
+  """Over its tokens on all devices, without the rows that were added."""
+
+  def trained(**sizes) -> Program:
+    return Program(override(config_of(**sizes), {'model.norm': 'batch'}))
+
+  made, alone = trained(**SHAPES[name]), trained(data=1)
+  np.testing.assert_allclose(made.losses(8), alone.losses(8), rtol=1e-5)
+  wanted = by_path(alone.state.statistics)
+  found = by_path(made.state.statistics)
+  assert found.keys() == wanted.keys() and wanted
+  for path, leaf in found.items():
+    np.testing.assert_allclose(leaf, wanted[path], rtol=1e-4, atol=1e-6)
+
+
+def test_a_checkpoint_is_the_same_bytes_on_every_mesh(tmp_path):
+  shapes = initial()[1]
+
+  def places(**sizes):
+    return sharding.layout(config_of(**sizes).mesh).at_rest(shapes)
+
+  # Every number another one.
+  values = jax.tree.map(
+    lambda x: np.arange(math.prod(x.shape)).reshape(x.shape).astype(x.dtype),
+    shapes,
+  )
+  checkpoints = Checkpoints(
+    tmp_path, keep_latest=1, keep_best=0, best_metric_mode='min'
+  )
+  sizes = dict(fsdp=2, tensor=2, sequence=2)
+  checkpoints.save(
+    7, jax.tree.map(jax.device_put, values, places(**sizes)), metric=None
+  )
+  checkpoints.wait()
+  for sizes in (dict(data=1), dict(data=8), dict(fsdp=4, tensor=2)):
+    own = places(**sizes)
+    found = checkpoints.restore(sharding.placed(shapes, own), 7)
+    for path, leaf in by_path(found).items():
+      assert leaf.sharding == by_path(own)[path], path
+      assert np.asarray(leaf).tobytes() == by_path(values)[path].tobytes(), path
 
 
 @pytest.mark.parametrize(
