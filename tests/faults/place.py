@@ -103,6 +103,10 @@ def until(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
     time.sleep(0.001)
 
 
+# What asks to stop, by kind; every other kind is a kill.
+STOPS = {'term': signal.SIGTERM, 'usr1': signal.SIGUSR1}
+
+
 class Interruption(NamedTuple):
   """What an interruption met."""
 
@@ -120,7 +124,7 @@ def interrupt(
     place: the run.
     rng: for the part of a moment within a step.
     kind: 'start' kills in the set-up; 'random' at the step, 'save' in the
-      first save at or after it; 'term' asks to stop at the step.
+      first save at or after it; 'term' and 'usr1' ask to stop at the step.
     step: of the run; one that is past already is the first new one.
   """
   process = place.start()
@@ -135,7 +139,7 @@ def interrupt(
       time.sleep(rng.uniform(0.0, 0.01))
     elif kind == 'random':
       time.sleep(rng.uniform(0.0, 0.1))
-    process.send_signal(signal.SIGTERM if kind == 'term' else signal.SIGKILL)
+    process.send_signal(STOPS.get(kind, signal.SIGKILL))
     code = process.wait(timeout=PATIENCE)
   finally:
     process.kill()

@@ -4,13 +4,23 @@ However a run was interrupted, what it leaves is that of a run which was not:
 the same bytes of metrics, parameters and moments.
 """
 
+import os
 import pathlib
 import random
 import signal
 
 import pytest
 
-from tests.faults.place import Place, interrupt, moments, same_run, until
+from tests.faults.place import (
+  SAVE_EVERY,
+  STOPS,
+  Place,
+  interrupt,
+  moments,
+  same_run,
+  until,
+)
+from transformer_jax.training.guard import STUCK
 
 
 @pytest.fixture(scope='module')
@@ -26,10 +36,10 @@ def interrupted_run(place: Place, kinds: list[str], *, seed: int) -> None:
   inside = 0
   for kind, step in moments(rng, kinds, place.steps):
     met = interrupt(place, rng, kind, step)
-    assert met.code == (75 if kind == 'term' else -signal.SIGKILL), place.log()
+    assert met.code == (75 if kind in STOPS else -signal.SIGKILL), place.log()
     inside += met.in_save
     print(f'{kind} at step {step}: {met}')
-  kills = len([kind for kind in kinds if kind != 'term'])
+  kills = len([kind for kind in kinds if kind not in STOPS])
   print(f'{kills} kills, {inside} of them inside a save')
   assert 5 * inside >= kills
   place.finish()
@@ -63,4 +73,27 @@ def test_a_second_writer_is_refused_while_the_first_lives(cache, tmp_path):
 def test_twelve_kills_leave_no_trace(cache, tmp_path):
   place = Place(tmp_path / 'run', 400, cache)
   kinds = ['random', 'save', 'start', 'random'] * 3
-  interrupted_run(place, [*kinds, 'term'], seed=1)
+  interrupted_run(place, [*kinds, *STOPS], seed=1)
+
+
+@pytest.mark.slow
+def test_a_stuck_process_leaves_with_its_stacks(cache, tmp_path):
+  place = Place(tmp_path / 'run', 100_000, cache)
+  process = place.start('--train.step_timeout_seconds=20')
+  try:
+    until(process, lambda: place.latest() > 0)
+    # To open a pipe that nobody reads takes for ever, as a lost disk does.
+    os.mkfifo(tmp_path / 'pipe')
+    os.replace(tmp_path / 'pipe', place.folder / 'metrics.jsonl')
+    assert process.wait(timeout=300) == STUCK
+  finally:
+    process.kill()
+    process.wait()
+  said = place.log()
+  assert 'nothing was done for 20 s: stuck where the stacks above say' in said
+  assert 'record.py' in said and 'in append' in said
+  # What it saved stands, and the same command goes on.
+  (place.folder / 'metrics.jsonl').unlink()
+  saved = place.latest()
+  place._replace(steps=saved + SAVE_EVERY).finish()
+  assert f'resumed at step {saved}' in place.log()
