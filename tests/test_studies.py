@@ -32,6 +32,15 @@ def test_study_is_valid_and_says_how_to_run_it(name):
   assert study_lib.from_dict(study_lib.to_dict(study)) == study
 
 
+# Arms of one config, or of chance alone: nothing in them can be bad.
+ALIKE = {'aa', 'aa_noise'}
+
+
+@pytest.mark.parametrize('name', sorted(set(studies.names()) - ALIKE))
+def test_a_study_shows_that_it_can_see_a_difference(name):
+  assert 'known_bad' in [arm.role for arm in studies.load(name).arms]
+
+
 def test_default_study_answers_the_founding_questions():
   study = studies.load(studies.DEFAULT)
   assert study.seeds >= 5

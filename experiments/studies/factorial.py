@@ -14,7 +14,9 @@ either alone lies between it and no factor at all. Each arm chooses its learning
 rate and warmup as well: then what is left is no matter of one rate for all
 parameters together.
 
-Cost: 180 runs of 500 steps to choose learning rates, 200 to judge, eight
+Scores that are the same for all keys are the known-bad arm.
+
+Cost: 198 runs of 500 steps to choose learning rates, 220 to judge, nine
 programs; not measured yet.
 
   python -m experiments.ablate --study=factorial --workdir=runs/factorial
@@ -22,6 +24,7 @@ programs; not measured yet.
 
 from experiments.small import SMALL, TUNING_WARMUP
 from transformer_jax.ablation.study import (
+  Arm,
   Primary,
   Study,
   arms,
@@ -48,10 +51,13 @@ STUDY = Study(
   question='Does the factor help, or the initial values and the learning '
   'rate that come with it?',
   paper='3.2.1, footnote 4; T5 folds the factor into the initialisation',
-  axes=('model.query_key_init', 'model.scale'),
+  axes=('model.query_key_init', 'model.scale', 'model.score'),
   # A power of four: its root is exact in binary.
   baseline={**SMALL, 'model.d_k': 256},
-  arms=arms(GRID, roles={SAME: 'control'}),
+  arms=(
+    *arms(GRID, roles={SAME: 'control'}),
+    Arm('uniform', {'model.score': 'uniform'}, 'known_bad'),
+  ),
   primary=(
     Primary(UNSCALED, SCALED, margin=0.05),
     Primary(START, SCALED, margin=0.05),

@@ -9,13 +9,16 @@ report's table of them by the number of clauses between pronoun and noun.
 Expected: one head loses, and most on pronouns; sixteen heads of width 4 lose
 again. Each arm chooses its learning rate.
 
-Cost: 45 runs of 1,500 steps to choose learning rates, 60 to judge; not measured
+Heads that do not look at content are the known-bad arm.
+
+Cost: 54 runs of 1,500 steps to choose learning rates, 72 to judge; not measured
 yet.
 
   python -m experiments.ablate --study=heads --workdir=runs/heads
 """
 
 from transformer_jax.ablation.study import (
+  Arm,
   LearningRates,
   Primary,
   Study,
@@ -38,7 +41,7 @@ STUDY = Study(
   question='Why several heads, and how many?',
   paper='3.2.2; Table 3 (A): one head is 0.9 BLEU worse than the best, too '
   'many heads are worse again',
-  axes=('model.heads', 'model.d_k', 'model.d_v'),
+  axes=('model.heads', 'model.d_k', 'model.d_v', 'model.score'),
   baseline={
     'model.layers': 2,
     'model.d_model': 64,
@@ -58,7 +61,10 @@ STUDY = Study(
     'train.evaluate_every': 250,
     'train.save_every': 500,
   },
-  arms=arms(GRID),
+  arms=(
+    *arms(GRID),
+    Arm('uniform', {**GRID[0], 'model.score': 'uniform'}, 'known_bad'),
+  ),
   primary=(
     Primary(ONE, FOUR, margin=0.02),
     Primary(TWO, FOUR, margin=0.02),

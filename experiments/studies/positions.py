@@ -8,6 +8,10 @@ the order of the source:
   python -m experiments.ablate --study=positions --workdir=runs/sorted \\
     --data.source=task:sort
 
+On reverse the arm without positions is the known-bad one. On sort it should
+lose nothing, and the study then says that it is not sensitive: read its
+intervals there.
+
 Expected on reverse: without positions the decoder, which still knows how many
 symbols it has said by its causal mask, does not know where in the source it
 is. A projection of [x; p] starts as the sum and may learn another. Its controls
@@ -58,6 +62,7 @@ STUDY = Study(
         ),
       ),
       roles={
+        'position=none': 'known_bad',
         'position_join=concat_random': 'control',
         'position_join=add_mapped': 'control',
       },

@@ -8,8 +8,10 @@ accuracy (5.4). Without warmup the rate falls as step**-0.5 from the first step
 on and is the baseline's from step 100 on: ten times the peak to begin with,
 which a model of one layer may survive.
 
-Cost: 60 runs of 2,000 steps, two programs: rates of dropout share one,
-no dropout at all is the other.
+Attention that does not look at content is the known-bad arm.
+
+Cost: 70 runs of 2,000 steps, three programs: rates of dropout share one, no
+dropout at all is another, and so is the known-bad arm.
 
   python -m experiments.ablate --study=regularisation --workdir=runs/regular
 """
@@ -27,6 +29,7 @@ STUDY = Study(
     'optim.label_smoothing',
     'optim.learning_rate',
     'optim.warmup_steps',
+    'model.score',
   ),
   baseline={
     **SMALL,
@@ -47,6 +50,7 @@ STUDY = Study(
     Arm('neither', {'model.dropout': 0.0, 'optim.label_smoothing': 0.0}),
     # 4e-3 at step 100, as all others.
     Arm('no warmup', {'optim.warmup_steps': 1, 'optim.learning_rate': 4e-2}),
+    Arm('uniform', {'model.score': 'uniform'}, 'known_bad'),
   ),
   primary=(
     Primary('no dropout', 'both', margin=0.02),

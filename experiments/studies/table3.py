@@ -7,7 +7,9 @@ layers), over seeds, and the report holds the paper's difference to its base
 row against where one more run of ours would fall.
 
 Expected: fewer layers and narrower ones lose, the rest lies within its seeds.
-Cost: 100 runs of 1,000 steps, seventeen programs.
+Attention that does not look at content is the known-bad arm.
+
+Cost: 105 runs of 1,000 steps, eighteen programs.
 
 What it cannot say: that a row would behave so at the paper's size, on its data
 and for its 100,000 steps. For that take the presets `table3_*`.
@@ -57,7 +59,10 @@ STUDY = Study(
   name='table3',
   question='Do the rows of Table 3 differ by more than their seeds do?',
   paper='Table 3: one run a row, without error bars',
-  axes=tuple(sorted({path for row in ROWS.values() for path in row})),
+  axes=(
+    *sorted({path for row in ROWS.values() for path in row}),
+    'model.score',
+  ),
   baseline={
     **SMALL,
     **BASE,
@@ -77,6 +82,7 @@ STUDY = Study(
   arms=(
     Arm('base', {}),
     *(Arm(name, overrides) for name, overrides in ROWS.items()),
+    Arm('uniform', {'model.score': 'uniform'}, 'known_bad'),
   ),
   primary=(
     Primary('a_h1', 'base', margin=0.02),

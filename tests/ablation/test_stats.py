@@ -232,6 +232,19 @@ def test_an_insensitive_study_gives_no_answer():
   assert finding.notes[0] == 'the reason'
 
 
+def test_two_arms_at_the_floor_of_a_score_are_not_equal():
+  nothing = np.zeros(5)
+  score = dict(metric='generated', better='higher', margin=0.02)
+  finding = conclude([arms(nothing, nothing, **score)])[0]
+  assert finding.comparison.verdict == 'not sensitive'
+  assert finding.notes[0] == 'both arms are at the floor, 2 % or less'
+  # One that is above it can lose, and a loss of nothing is no floor.
+  assert verdict(arms(nothing, 0.5 + NOISE, **score)) == ['worse']
+  same = nothing + 0.5
+  assert verdict(arms(same, same, **score)) == ['equivalent']
+  assert verdict(arms(nothing, nothing, margin=0.02)) == ['equivalent']
+
+
 def test_the_gate():
   def why(known_bad, accuracy=(0.7, 0.99)):
     return stats.insensitivity(

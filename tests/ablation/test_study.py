@@ -166,6 +166,33 @@ def test_a_run_that_never_got_there_is_censored_at_the_planned_last_step():
   assert found.steps_R.tolist() == [20, 100]
 
 
+def test_a_known_bad_arm_is_held_to_what_is_judged():
+  """Its loss is far away, what it writes is as good: no sensitive study."""
+  study = changed(
+    free_running=('generated',),
+    arms=(*STUDY.arms, Arm('bad', {'model.d_k': 8}, 'known_bad')),
+    primary=(Primary('scale=none', 'baseline', 'generated', 'higher', 0.02),),
+    seeds=5,
+    looks=(5,),
+  )
+  # Generated right, loss: of the baseline 0.5 and 1.
+  made = {'baseline': (0.5, 1.0), 'scale=none': (0.1, 1.0), 'bad': (0.5, 9.0)}
+
+  def verdict(**changes):
+    results = []
+    for seed in range(5):
+      for arm, (right, loss) in {**made, **changes}.items():
+        cell = cells_lib.cell(study, arm, seed=seed, phase='paper')
+        metrics = dict(loss=loss, accuracy=0.5, exact=0.5, generated=right)
+        metrics = {x: v + 0.01 * seed**0.5 for x, v in metrics.items()}
+        body = dict(status='finished', metrics=metrics | dict(unigram_loss=3))
+        results.append(folder_lib.Result(cell, body, ()))
+    return conclusion.summary(study, results)[0]['verdict']
+
+  assert verdict() == 'not sensitive'
+  assert verdict(bad=(0.05, 1.0)) in ('worse', 'not enough evidence')
+
+
 def test_free_running_scores_stand_in_the_table(monkeypatch, tmp_path):
   monkeypatch.setattr(outcome, 'unigram_loss', lambda corpus, data: 2.0)
   monkeypatch.setattr(outcome, '_flops_per_token', lambda *sizes: 1.0)

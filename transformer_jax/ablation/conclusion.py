@@ -14,7 +14,13 @@ from transformer_jax.ablation import stats, survival
 from transformer_jax.ablation.folder import Result
 from transformer_jax.ablation.pairs import Pair, StepsPair
 from transformer_jax.ablation.sequential import level_at
-from transformer_jax.ablation.study import METRICS, Phase, Primary, Study
+from transformer_jax.ablation.study import (
+  FREE_RUNNING,
+  METRICS,
+  Phase,
+  Primary,
+  Study,
+)
 
 AT_LAST_STEP = ('loss', 'accuracy', 'exact')
 TUNED = ' (tuned)'
@@ -138,26 +144,41 @@ def insensitive(study: Study, runs: Runs, seeds: Sequence[int]) -> str:
     float(np.nan_to_num(values(runs.of(name, seeds), 'accuracy')).mean())
     for name in sorted(baselines)
   ]
-  known_bad: list[stats.Comparison | None] = [
-    stats.conclude(
-      [
-        pair_of(
-          study,
-          runs,
-          Primary(arm.name, against.get(arm.name, study.arms[0].name)),
-          seeds=seeds,
-          primary=False,
-        )
-      ]
-    )[0].comparison
+  # By what is judged: a loss can tell apart what a score cannot. Of times to
+  # a threshold that is the loss.
+  judged = {
+    one.metric if one.metric in AT_LAST_STEP + tuple(FREE_RUNNING) else 'loss'
+    for one in study.primary
+  }
+  known_bad: list[tuple[str, stats.Comparison | None]] = [
+    (
+      METRICS[metric],
+      stats.conclude(
+        [
+          pair_of(
+            study,
+            runs,
+            Primary(
+              arm.name,
+              against.get(arm.name, study.arms[0].name),
+              metric,
+              METRICS[metric],
+            ),
+            seeds=seeds,
+            primary=False,
+          )
+        ]
+      )[0].comparison,
+    )
     for arm in study.arms
     if arm.role == 'known_bad'
+    for metric in sorted(judged or {'loss'})
   ]
   reasons = (
     stats.insensitivity(
-      baseline_accuracy=accuracy, known_bad=one, better='lower'
+      baseline_accuracy=accuracy, known_bad=one, better=better
     )
-    for one in known_bad or [None]
+    for better, one in known_bad or [('lower', None)]
   )
   return next(filter(None, reasons), '')
 

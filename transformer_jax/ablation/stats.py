@@ -3,8 +3,8 @@
 The rules, in the order they apply to a comparison:
 
 1. Not primary, or fewer than three seeds: 'no verdict', an interval only.
-2. The study could not have shown a difference (`insensitivity`):
-   'not sensitive'.
+2. The study could not have shown a difference (`insensitivity`), or both arms
+   are at the floor of a score (`at_floor`): 'not sensitive'.
 3. A diverged run, or an arm that falls into two groups: ranks decide (exact
    signed-rank), never the mean, and nothing is called equivalent. Diverged
    runs count as a declared value, the loss of a unigram model. Steps to a
@@ -41,6 +41,7 @@ from transformer_jax.ablation.survival import LOG_RANK
 
 MOST_PRIMARY = 4
 CEILING = 0.98  # baseline accuracy above which a task asks nothing any more
+FLOOR = 0.02  # share of right answers of both arms at which none can lose
 
 
 class Comparison(NamedTuple):
@@ -196,6 +197,7 @@ def _finding(
   insensitive: str,
 ) -> Finding:
   """One comparison; p: adjusted, of a difference and of equivalence."""
+  insensitive = insensitive or at_floor(pair, weighed)
   verdict = _verdict(pair, weighed, p, alpha=alpha, insensitive=insensitive)
   # The strictest step of Holm: what is promised there holds at every step.
   planning = _planning(pair, weighed, alpha / family)
@@ -278,6 +280,19 @@ def told_apart(known_bad: Comparison, *, better: str, alpha: float) -> bool:
   worse = known_bad.difference * paired.direction(better) < 0
   enough = known_bad.seeds >= power.FEWEST
   return enough and worse and known_bad.p_value / 2 <= alpha
+
+
+def at_floor(pair: Pair | StepsPair, weighed: Weighed) -> str:
+  """Why a share of right answers could not differ; '' where it could.
+
+  Nothing right in either arm is no evidence that the arms are equal.
+  """
+  if isinstance(pair, StepsPair) or pair.better != 'higher':
+    return ''
+  most = max(weighed.variant_R.mean(), weighed.baseline_R.mean())
+  if most > FLOOR:
+    return ''
+  return f'both arms are at the floor, {FLOOR:.0%} or less'.replace('%', ' %')
 
 
 def insensitivity(

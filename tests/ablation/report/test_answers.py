@@ -78,6 +78,13 @@ def test_sentences(verdict, changes, english, korean):
   assert answers.sentence(row, language='ko') == korean
 
 
+def test_the_floor_has_words():
+  row = {**ROW, 'verdict': 'not sensitive', 'metric': 'generated'}
+  row['notes'] = ['both arms are at the floor, 2 % or less']
+  assert '(both arms are at the floor, 2 % or less)' in answers.sentence(row)
+  assert '(바닥 효과)' in answers.sentence(row, language='ko')
+
+
 def test_every_verdict_has_words_in_every_language():
   for language in answers.LANGUAGES:
     assert set(answers.WORDS[language]) == set(evidence.VERDICTS)

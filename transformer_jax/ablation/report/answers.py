@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from transformer_jax.ablation import evidence
 
 LANGUAGES: tuple[str, ...] = ('en', 'ko')
-# As `stats.insensitivity` says it; the other reason is a ceiling.
+# As `stats.insensitivity` and `stats.at_floor` say it; the other reason is a
+# ceiling.
+AT_FLOOR = 'both arms are at the floor'
 NOT_APART = re.compile(r'the known-bad arm (.*) is not told apart', re.DOTALL)
 MINUS = '\N{MINUS SIGN}'
 
@@ -206,7 +208,8 @@ def _reason(row: Mapping[str, Any], language: str) -> str:
   note = next(iter(row['notes']), '')
   if language == 'ko':
     bad = NOT_APART.fullmatch(note)
-    note = f'나빠야 할 대조군 ‘{bad[1]}’ 구별 실패' if bad else '천장 효과'
+    other = '바닥 효과' if note.startswith(AT_FLOOR) else '천장 효과'
+    note = f'나빠야 할 대조군 ‘{bad[1]}’ 구별 실패' if bad else other
   return f' ({note})'
 
 
