@@ -145,7 +145,7 @@ def test_every_gradient_is_that_of_the_oracle():
         np.sum(own * along),
         wanted,
         rtol=0,
-        atol=1e-6 * np.linalg.norm(own),
+        atol=1e-6 * float(np.linalg.norm(own)),
         err_msg=jax.tree_util.keystr(path),
       )
 
