@@ -14,13 +14,11 @@ from transformer_jax.training.state import initial_state, numbers, train_step
 
 SHAPE = cost.Shape(8, 6, 10, 12, 12)
 TEST = override(Config(), PRESETS['test'].overrides)
-QUICK = (0, 2, 4)
+QUICK = (0, 2, 5)
 VARIANTS = [
   {},
   {'model.layers': 3, 'model.d_k': 5, 'model.d_v': 7},
-  {'model.score': 'additive'},
-  {'model.score': 'general'},
-  {'model.score': 'uniform'},
+  *({'model.score': score} for score in attention.SCORES if score != 'dot'),
   {'model.projections': 'identity', 'model.d_k': 8, 'model.d_v': 8},
   {'model.projections': 'shared_key_value'},
   {'model.output_projection': 'none'},
