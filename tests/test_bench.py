@@ -16,6 +16,7 @@ from experiments.bench import __main__ as bench
 from experiments.bench import (
   attention,
   breakdown,
+  cost,
   data,
   decode,
   measure,
@@ -26,7 +27,8 @@ from experiments.bench import (
 from experiments.presets import PRESETS
 from transformer_jax import config as config_lib
 from transformer_jax import flags
-from transformer_jax.config import Config, DataConfig
+from transformer_jax.ablation import cost as ablation_cost
+from transformer_jax.config import FIELDS, Config, DataConfig
 from transformer_jax.data.cache import Batch
 from transformer_jax.training.state import loss_function, numbers
 
@@ -367,6 +369,29 @@ def test_one_core_is_what_a_reader_gets():
     assert measure.cores() == 1
   finally:
     os.sched_setaffinity(0, before)
+
+
+def test_cost_asks_for_every_score_and_join():
+  found = [list(one.items())[:1] for one in cost.cases({})]
+  assert found[0] == []
+  for path in cost.AXES:
+    choices = [one[0][1] for one in found[1:] if one[0][0] == path]
+    assert tuple(choices) == (FIELDS[path].choices or ())[1:]
+
+
+@pytest.mark.slow
+def test_cost_has_a_row_for_each_choice(monkeypatch):
+  monkeypatch.setattr(cost, 'AXES', ('model.score',))
+  monkeypatch.setattr(cost, 'SHAPE', ablation_cost.Shape(2, 4, 4, 8, 8))
+  every = cost.cases({})
+  monkeypatch.setattr(cost, 'cases', lambda overrides: [*every[:2]])
+  paper, additive = cost.suite({}, rounds=2)
+  assert (paper.name, additive.name) == ('baseline', 'score=additive')
+  assert paper.ratio == 1 and additive.ratio == additive.value / paper.value
+  assert paper.low <= paper.value <= paper.high and paper.rounds == 2
+  numbers = [int(r.note.split()[0].replace(',', '')) for r in (paper, additive)]
+  # w of each of the three attentions.
+  assert numbers[1] - numbers[0] == 3 * 16
 
 
 @pytest.mark.slow

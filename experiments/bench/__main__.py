@@ -12,13 +12,14 @@ data       a large corpus: opening it, batches a second, memory
 attention  dot and additive, by length and implementation: time, memory
 population a step of 1 to 16 runs that share a program, against lone ones
 memory     peak of a training step as its program says, against the measured
+cost       of every score and way to join positions: parameters, FLOPs, time
 all        one after the other
 
 What is compared runs in one process by turns; the figure is the median over
 the rounds. The table goes to stdout, progress to stderr. A machine that does
 something else meanwhile gives figures of nothing. The model is that of
---preset=tiny with dropout 0.1 and its layers unrolled, of `population` the
-small one of the studies; fields are flags, as everywhere.
+--preset=tiny with dropout 0.1 and its layers unrolled, of `population` and
+`cost` the small one of the studies; fields are flags, as everywhere.
 """
 
 import pathlib
@@ -39,6 +40,7 @@ SUITES = (
   'attention',
   'population',
   'memory',
+  'cost',
 )
 
 EXTRA = (
@@ -135,6 +137,13 @@ def _memory(config: Config, options: types.SimpleNamespace) -> list[Row]:
   return memory.suite(config)
 
 
+def _cost(config: Config, options: types.SimpleNamespace) -> list[Row]:
+  from experiments.bench import cost
+
+  del config  # Not the benchmark's model but that of the studies.
+  return cost.suite(options.overrides, options.rounds)
+
+
 Suite = Callable[[Config, types.SimpleNamespace], list[Row]]
 RUN: dict[str, Suite] = {
   'train': _train,
@@ -144,6 +153,7 @@ RUN: dict[str, Suite] = {
   'attention': _attention,
   'population': _population,
   'memory': _memory,
+  'cost': _cost,
 }
 
 
