@@ -281,3 +281,12 @@ def test_a_reader_that_has_enough_is_no_error(workdir, run, tmp_path):
     os.close(writer)
   assert left.returncode == 0, left.stderr
   assert b'BrokenPipe' not in left.stderr and b'Traceback' not in left.stderr
+
+
+def test_that_a_reader_has_enough_is_known_to_all(monkeypatch, capsys):
+  translate_program.put(['a', 'b'])
+  assert capsys.readouterr().out == 'a\nb\n'
+  # As the first process tells the others, whose own output goes nowhere.
+  monkeypatch.setattr(translate_program.hosts, 'agreed', lambda own: own + 1)
+  with pytest.raises(BrokenPipeError):
+    translate_program.put([])
