@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from transformer_jax.ablation import folder as folder_lib
-from transformer_jax.ablation.study import Study
+from transformer_jax.ablation.study import WRITTEN, Study
 from transformer_jax.config import Config, DecodeConfig
 from transformer_jax.data.batches import Corpus
 from transformer_jax.inference.translate import translate_sentences
@@ -19,7 +19,6 @@ from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training.population import Member
 
-PAIRS = 256  # of the test split that are written
 SHOWN_SEED = 0  # whose attention is kept
 FOUND, MAPS = 'generated.json', 'attention.npz'
 
@@ -71,7 +70,7 @@ class Generating:
   ) -> None:
     self.names, self.members, self.corpus = study.free_running, members, corpus
     split = members[0].config.data.test_split
-    self.pairs = corpus.references(split)[:PAIRS]
+    self.pairs = corpus.references(split)[:WRITTEN]
 
   def look(self, step: int, n: int, weights: Any) -> None:
     """To the member's folder, if it is the last step."""

@@ -24,6 +24,7 @@ Phase = Literal['tune', 'paper', 'tuned']
 # that some runs never reach (the log-rank test judges it).
 # Scores of what the model writes by itself, which a study asks for by name.
 FREE_RUNNING = {'generated': 'higher', 'pronoun': 'higher'}
+WRITTEN = 256  # pairs of the test split that are written for them, at most
 # Scores that only one source of data knows how to give.
 ONLY_OF = {'pronoun': 'task:korean'}
 METRICS = {

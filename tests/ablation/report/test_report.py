@@ -160,7 +160,7 @@ def test_variants_table(results):
   assert row['variant'] == summary['variant'] == 'score=additive'
   assert row['verdict'] == 'equivalent'
   assert row['parameters'] == '171,264'
-  assert row['FLOPs a token'] == '2.42 M'
+  assert row['product FLOPs a token'] == '2.42 M'
   assert row['ms a step'] == '7.48'
   assert row['memory, MiB'] == '–'  # not recorded is not zero
 
@@ -211,6 +211,27 @@ def test_pronouns_by_distance_are_pooled_over_seeds(results):
   assert table.rows[0] == ('scale=rsqrt_d_k', '0.500 (10 of 20)', '–')
   assert table.rows[1][2] == '1.000 (5 of 5)'
   assert table in contents._more(more)
+
+
+def test_how_scores_of_written_text_are_made_is_said(results):
+  def signature(study):
+    return dict(contents._facts(results._replace(study=study)))[
+      'scorer signature'
+    ]
+
+  assert 'by itself' not in signature(results.study)
+  wrote = dataclasses.replace(results.study, free_running=('generated',))
+  assert signature(wrote).endswith(
+    'by teacher forcing; generated of what the model writes by itself: greedy '
+    'decoding of at most the first 256 pairs of test'
+  )
+
+
+def test_flops_are_said_to_be_of_products(results, page):
+  table = tables.arms(results, 'paper')
+  assert 'product FLOPs a token' in table.columns
+  assert 'tanh of additive scores' in table.note
+  assert 'of matrix products a token' in page
 
 
 def test_a_look_on_the_way_is_said_so(results):

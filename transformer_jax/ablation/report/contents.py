@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from transformer_jax.ablation import checks, evidence, folder, sequential
+from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.report import (
   answers,
   figures,
@@ -19,6 +20,7 @@ from transformer_jax.ablation.report.reading import (
   arm_of,
 )
 from transformer_jax.ablation.report.style import Picture
+from transformer_jax.ablation.study import WRITTEN
 
 # A sign beside each verdict: its colour alone would not be enough.
 MARKS = {
@@ -153,6 +155,13 @@ def _facts(results: Results) -> list[tuple[str, str]]:
       'references by teacher forcing'
     )
   study = results.study
+  if study.free_running:
+    # As `generating` writes and scores it.
+    split = arm_config(study, study.arms[0]).data.test_split
+    signature += (
+      f'; {", ".join(study.free_running)} of what the model writes by itself: '
+      f'greedy decoding of at most the first {WRITTEN} pairs of {split}'
+    )
   return [
     ('study hash', results.hash),
     ('lab note', study.doc or 'none'),

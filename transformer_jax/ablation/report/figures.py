@@ -216,7 +216,10 @@ def _cost(runs: Sequence[Run], name: str) -> float:
 
 COSTS: dict[str, tuple[str, Callable[[float], float]]] = {
   'step_seconds': ('milliseconds a step', lambda value: 1e3 * value),
-  'flops_per_token': ('MFLOP a token', lambda value: value / 1e6),
+  'flops_per_token': (
+    'MFLOP of matrix products a token',
+    lambda value: value / 1e6,
+  ),
   'parameters': ('thousand parameters', lambda value: value / 1e3),
 }
 

@@ -54,7 +54,7 @@ def _scaled(scale: float) -> Callable[[float], str]:
 # What an arm costs: column, number of the result, how it is written.
 COSTS = (
   ('parameters', 'parameters', lambda value: answers.number(value)),
-  ('FLOPs a token', 'flops_per_token', _size),
+  ('product FLOPs a token', 'flops_per_token', _size),
   ('ms a step', 'step_seconds', _scaled(1e3)),
   ('memory, MiB', 'peak_memory', _scaled(1 / 2**20)),
 )
@@ -129,7 +129,9 @@ def arms(results: Results, phase: str) -> Table:
     'is held against. p: adjusted by Holm for primary comparisons. Effect: '
     'mean of the paired differences over their spread, or rank-biserial where '
     'ranks decide. Detectable: the smallest true difference that this many '
-    'seeds find four times in five. Cost: median over seeds.',
+    'seeds find four times in five. Cost: median over seeds. Product FLOPs: of '
+    'matrix products only, in a training step; what is done to their elements '
+    '(the sum and tanh of additive scores, softmax, norms, Adam) is left out.',
   )
 
 
