@@ -10,12 +10,14 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.presets import PRESETS
-from transformer_jax.ablation import checks, runner, tuning
+from transformer_jax.ablation import checks, runner, tuning, viewing
 from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation import study as study_lib
 from transformer_jax.ablation.screen import Screen
 from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
 from transformer_jax.training import population
@@ -242,6 +244,33 @@ def test_diverged_runs_are_counted_not_lost(study, tmp_path):
   assert row['mean'] == pytest.approx(
     results[0].body['metrics']['unigram_loss']
   )
+
+
+@pytest.mark.slow
+def test_views_are_kept_of_the_first_seed(study, tmp_path):
+  """Of the others nothing; every view has its study's field."""
+  assert set(viewing.VIEWS) == set(study_lib.VIEWS)
+  viewed = dataclasses.replace(
+    study, views=('heads', 'places'), seeds=2, looks=(2,)
+  )
+  assert runner.run(job(viewed, tmp_path / 'viewed')) == 0
+  results = folder_lib.read_results(tmp_path / 'viewed', viewed)
+  model = results[0].cell.config.model
+  shape = (model.layers, model.heads)
+  for result in results:
+    views = result.body['views']
+    if result.cell.seed:
+      assert views == {}
+      continue
+    assert set(views['heads']) == {'encoder_self', 'decoder_self', 'cross'}
+    for site in views['heads'].values():
+      assert np.shape(site['distance']) == (*shape, model.heads)
+      assert np.shape(site['rise']) == shape
+    for side in ('encoder', 'decoder'):
+      seen = views['places'][side]
+      assert seen['token'] > seen['token_chance']
+      assert seen['position'] > seen['position_chance']
+      assert seen['neighbours'] > 0.5
 
 
 def test_twins_differ_by_nothing(study, tmp_path):

@@ -88,6 +88,7 @@ def changed(**fields) -> Study:
       'probe score_rang is not one of score_variance, score_range',
     ),
     (dict(probes=('input_varianc',)), '(did you mean input_variance?)'),
+    (dict(views=('head',)), 'view head is not one of heads, places'),
     (dict(looks=(4, 2)), 'numbers of seeds that rise'),
     (dict(looks=(2, 3)), 'the last look is at 3 seeds, and 4 are planned'),
     (
@@ -252,6 +253,15 @@ def test_distances_are_kept_beside_the_total(monkeypatch):
     'pronoun': 1.0,
     'pronoun_by_distance': {'0': dict(right=1, asked=1)},
   }
+
+
+def test_views_are_written_down_where_there_are_any(tmp_path):
+  assert 'views' not in study_lib.to_dict(STUDY)
+  viewed = changed(views=('heads',))
+  assert study_lib.from_dict(study_lib.to_dict(viewed)) == viewed
+  folder_lib.declare(tmp_path, STUDY, seeds=None)
+  with pytest.raises(ConfigError, match='its views differ'):
+    folder_lib.declare(tmp_path, viewed, seeds=None)
 
 
 def test_combinators():

@@ -11,6 +11,7 @@ from transformer_jax.ablation.study import (
   METRICS,
   ONLY_OF,
   PROBES,
+  VIEWS,
   Overrides,
   Study,
   check_field,
@@ -101,6 +102,12 @@ def _check_primary(study: Study) -> None:
       raise ConfigError(
         f'{_of(study)}: probe {name} is not one of {", ".join(PROBES)}'
         f'{closest(name, list(PROBES))}'
+      )
+  for name in study.views:
+    if name not in VIEWS:
+      raise ConfigError(
+        f'{_of(study)}: view {name} is not one of {", ".join(VIEWS)}'
+        f'{closest(name, VIEWS)}'
       )
   for name in study.free_running:
     if name not in FREE_RUNNING:

@@ -110,8 +110,8 @@ def declare(
   ours, theirs = study_lib.essence(study), study_lib.essence(planned)
   different = [
     name
-    for name in ours
-    if study_lib.digest(ours[name]) != study_lib.digest(theirs[name])
+    for name in sorted(ours.keys() | theirs.keys())
+    if study_lib.digest(ours.get(name)) != study_lib.digest(theirs.get(name))
   ]
   if different:
     raise ConfigError(

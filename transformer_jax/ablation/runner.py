@@ -26,6 +26,7 @@ from transformer_jax.ablation.outcome import result_of
 from transformer_jax.ablation.probing import Probing
 from transformer_jax.ablation.screen import Screen, verdict
 from transformer_jax.ablation.study import Study
+from transformer_jax.ablation.viewing import Viewing
 from transformer_jax.config import ConfigError, DataConfig
 from transformer_jax.data.batches import Corpus, open_corpus
 from transformer_jax.training import lock, population, replicas, sharding
@@ -288,10 +289,12 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
   ]
   probing = Probing(job.study, members, corpus)
   generating = Generating(job.study, members, corpus)
+  viewing = Viewing(job.study, members, corpus)
 
   def look(step, n, weights):
     probing.look(step, n, weights)
     generating.look(step, n, weights)
+    viewing.look(step, n, weights)
 
   mesh = sharding.make_mesh(cells[0].config.mesh)
   devices = sharding.of_a_population(mesh)
@@ -318,6 +321,7 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
       written = generating.scores(n)
       body = result_of(job.study, members[n], outcomes[n], corpus, written)
       body['probes'] = probing.series(n)
+      body['views'] = viewing.seen(n)
       folder_lib.write_result(job.folder, cell, body)
   for path in place.iterdir():
     if path.is_dir():

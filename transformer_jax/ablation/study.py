@@ -27,6 +27,8 @@ FREE_RUNNING = {'generated': 'higher', 'pronoun': 'higher'}
 WRITTEN = 256  # pairs of the test split that are written for them, at most
 # Scores that only one source of data knows how to give.
 ONLY_OF = {'pronoun': 'task:korean'}
+# What a trained run is looked at for, see `viewing`.
+VIEWS = ('heads', 'places')
 METRICS = {
   'loss': 'lower',
   'accuracy': 'higher',
@@ -98,6 +100,7 @@ class Study:
   probes: of each run while it trains, names of PROBES.
   free_running: scores of generated text, names of FREE_RUNNING.
   threshold: validation loss, for the steps that a run takes to it.
+  views: of the first seed of each arm when it is trained, names of VIEWS.
   doc: the lab note.
   """
 
@@ -114,6 +117,7 @@ class Study:
   probes: tuple[str, ...] = ()
   free_running: tuple[str, ...] = ()
   threshold: float | None = None
+  views: tuple[str, ...] = ()
   doc: str = ''
 
 
@@ -270,8 +274,11 @@ def find_arm(study: Study, name: str) -> Arm:
 
 
 def to_dict(study: Study) -> dict[str, Any]:
-  """For JSON."""
-  return dataclasses.asdict(study)
+  """For JSON; without views, of which studies of before knew nothing."""
+  body = dataclasses.asdict(study)
+  if not study.views:
+    del body['views']
+  return body
 
 
 def from_dict(body: Mapping[str, Any]) -> Study:
@@ -286,6 +293,7 @@ def from_dict(body: Mapping[str, Any]) -> Study:
       'looks': tuple(body['looks']),
       'probes': tuple(body['probes']),
       'free_running': tuple(body['free_running']),
+      'views': tuple(body.get('views', ())),
       'tuning': LearningRates(
         **{name: tuple(values) for name, values in tuning.items()}
       )

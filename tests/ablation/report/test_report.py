@@ -15,6 +15,7 @@ from transformer_jax.ablation import checks, folder, published, report
 from transformer_jax.ablation.report import (
   contents,
   fonts,
+  insight,
   reading,
   table3,
   tables,
@@ -239,6 +240,37 @@ def test_a_look_on_the_way_is_said_so(results):
   assert contents.warnings(results._replace(study=study)) == [
     'Not the last look: verdicts are of 5 of 9 planned seeds.'
   ]
+
+
+def test_views_of_heads_and_places(results):
+  assert insight.heads(results, 'paper') is None
+  assert insight.places(results, 'paper') is None
+  far = [[[0, 0.2, 0.4], [0.2, 0, 0.6], [0.4, 0.6, 0]]]
+  heads = dict(cross=dict(distance=far, rise=[[0.5, 0.001, -0.201]]))
+  side = dict(token=0.75, token_chance=0.25, neighbours=None)
+  places = dict(encoder=dict(side, position=0.5, position_chance=0.125))
+  first = results.runs[0]
+  views = dict(heads=heads, places=places)
+  run = first._replace(body={**first.body, 'views': views})
+  more = results._replace(runs=(run, *results.runs[1:]))
+  table = insight.heads(more, 'paper')
+  assert table is not None and insight.heads(more, 'tuned') is None
+  assert table.rows == [
+    (
+      run.variant,
+      'encoder-decoder attention',
+      '0.400',
+      '+0.100',
+      '+0.500',
+      '0.667',
+    )
+  ]
+  seen = insight.places(more, 'paper')
+  assert seen is not None
+  assert seen.rows == [
+    (run.variant, 'encoder', '0.750 (0.250)', '0.500 (0.125)', '–')
+  ]
+  assert table in contents._more(more) and seen in contents._more(more)
 
 
 def test_exploratory_rows_stand_apart(results):

@@ -224,6 +224,8 @@ def _more(results: Results) -> list[tables.Table]:
       tables.equal_time,
       tables.other_metrics,
       tables.pronouns,
+      insight.heads,
+      insight.places,
       tables.exploratory,
     )
     for phase in results.phases

@@ -34,6 +34,8 @@ SITES = {
   'decoder_self': 'decoder self-attention',
   'cross': 'encoder-decoder attention',
 }
+NEEDLESS = 0.01  # nats a token
+_BY = '_chance'
 WIDTHS = ('model.d_k', 'model.d_v')
 
 
@@ -230,6 +232,64 @@ def table(results: Results, phase: str) -> Table | None:
     ('variant', 'site', *(name.replace('_', ' ') for name in names)),
     rows,
     f'{PHASES[phase].capitalize()}; mean of seeds, layers and heads.',
+  )
+
+
+def heads(results: Results, phase: str) -> Table | None:
+  """How heads of the first seed differ, and what each of them is good for."""
+  rows = []
+  for run in results.runs:
+    seen = (run.body.get('views') or {}).get('heads', {})
+    for site, found in seen.items() if run.phase == phase else ():
+      far_NHH = np.asarray(found['distance'])
+      rise_NH = np.asarray(found['rise'])
+      pairs = far_NHH[:, *np.triu_indices(far_NHH.shape[-1], 1)]
+      rows.append(
+        (
+          run.variant,
+          SITES[site],
+          answers.number(float(pairs.mean()) if pairs.size else None),
+          answers.number(float(rise_NH.mean()), signed=True),
+          answers.number(float(rise_NH.max()), signed=True),
+          answers.number(float(np.mean(rise_NH < NEEDLESS))),
+        )
+      )
+  if not rows:
+    return None
+  return Table(
+    f'Heads, {PHASES[phase]}',
+    ('variant', 'site', 'apart', 'rise', 'largest rise', 'needless'),
+    rows,
+    'Of the first seed, on validation. Apart: Jensen-Shannon distance of the '
+    'weights of two heads, 0 the same, 1 no key in common, mean over layers '
+    'and pairs. Rise: of the loss, nats a token, when the output of one head '
+    f'is nothing. Needless: share of heads whose rise is below {NEEDLESS:g}.',
+  )
+
+
+def places(results: Results, phase: str) -> Table | None:
+  """What a linear map reads off token and position after they are joined."""
+  rows = []
+  for run in results.runs:
+    seen = (run.body.get('views') or {}).get('places', {})
+    for side, found in seen.items() if run.phase == phase else ():
+      shares = (
+        f'{answers.number(found[name])} ({answers.number(found[name + _BY])})'
+        for name in ('token', 'position')
+      )
+      rows.append(
+        (run.variant, side, *shares, answers.number(found['neighbours']))
+      )
+  if not rows:
+    return None
+  return Table(
+    f'Tokens and positions, {PHASES[phase]}',
+    ('variant', 'stack', 'token', 'position', 'nearest is next'),
+    rows,
+    'Of the first seed, on validation: share of tokens, and of their places, '
+    'that a linear map names rightly from what the first layer reads; in '
+    'brackets that of always naming the most frequent. Nearest is next: share '
+    "of a table's rows whose nearest by cosine is the one before or after.",
   )
 
 
