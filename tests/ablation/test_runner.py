@@ -1,13 +1,19 @@
 """A tiny study, run whole, in parts, by several, over damage."""
 
+import contextlib
 import csv
 import dataclasses
 import json
 import pathlib
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from concurrent import futures
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +33,7 @@ SMALL = {
   for name, value in PRESETS['test'].overrides.items()
   if not name.startswith('decode.')
 }
+LONG = 400  # steps of a study that is long beside a worker's start-up
 # All arms share one program, so these tests compile it once.
 STUDY = Study(
   name='small',
@@ -330,8 +337,10 @@ from tests.ablation import test_runner
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_disable_most_optimizations', True)
 from transformer_jax.ablation import checks, runner
-folder, cache, number = sys.argv[1:]
-own = checks.with_overrides(test_runner.STUDY, {'data.cache_dir': cache})
+folder, cache, steps, number = sys.argv[1:]
+own = checks.with_overrides(
+  test_runner.STUDY, {'data.cache_dir': cache, 'train.steps': int(steps)}
+)
 job = test_runner.job(own, pathlib.Path(folder))
 job = job._replace(shard=runner.Shard(int(number), 2))
 runner.MEMBERS['cpu'] = 4
@@ -339,37 +348,68 @@ sys.exit(runner.run(job))
 """
 
 
-def killed_study(folder: pathlib.Path, cache: str, kills: int) -> None:
-  """Two workers, each killed `kills` times when it has come further."""
+class Place(NamedTuple):
+  """A study's folder and what its workers are told."""
 
-  def start(number):
-    return subprocess.Popen(
-      [sys.executable, '-c', WORKER, str(folder), cache, str(number)],
-      stderr=subprocess.PIPE,
-      text=True,
+  folder: pathlib.Path
+  cache: str
+  steps: int
+
+  def start(self, number: int) -> subprocess.Popen:
+    """A worker that has said its first line."""
+    self.folder.mkdir(exist_ok=True)
+    words = [str(self.folder), self.cache, str(self.steps), str(number)]
+    worker = subprocess.Popen(
+      [sys.executable, '-c', WORKER, *words], stderr=subprocess.PIPE, text=True
     )
+    assert worker.stderr is not None
+    first = worker.stderr.readline()
+    assert 'cells' in first, first
+    return worker
 
-  left = {0: kills, 1: kills}
-  workers = {number: start(number) for number in left}
-  while workers:
-    for number, worker in list(workers.items()):
-      assert worker.stderr is not None
-      line = worker.stderr.readline()
-      if 'step' in line and left[number]:
-        left[number] -= 1
-        worker.kill()
-        worker.communicate()
-        workers[number] = start(number)
-      elif not line:
-        worker.communicate()
-        assert worker.returncode == 0
-        del workers[number]
+  def end(self, worker: subprocess.Popen) -> None:
+    _, said = worker.communicate()
+    assert worker.returncode == 0, said
+
+  def kill_and_end(self, number: int, moments: Sequence[float]) -> int:
+    """How many kills met a worker at work; the last worker ends by itself."""
+    met = 0
+    for seconds in moments:
+      worker = self.start(number)
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.communicate(timeout=seconds)
+      worker.kill()
+      worker.communicate()
+      met += worker.returncode == -signal.SIGKILL
+    self.end(self.start(number))
+    return met
+
+  def killed(self, kills: int, seconds: float, *, seed: int) -> int:
+    """Two workers at once, each killed at random moments; kills that met."""
+    rng = random.Random(seed)
+    moments = [[rng.uniform(0, seconds) for _ in range(kills)] for _ in '01']
+    with futures.ThreadPoolExecutor() as pool:
+      return sum(pool.map(self.kill_and_end, range(2), moments))
 
 
-@pytest.mark.parametrize('kills', [1, pytest.param(5, marks=pytest.mark.slow)])
-def test_killed_workers_end_as_one_unbroken(study, whole, tmp_path, kills):
-  folder = tmp_path / 'killed'
-  folder.mkdir()
-  killed_study(folder, study.baseline['data.cache_dir'], kills)
-  assert tables(folder) == tables(whole)
-  assert len(list(folder.rglob('result.json'))) == 6
+def test_killed_workers_end_as_one_unbroken(study, whole, tmp_path):
+  """Within a second a worker is still at its first batch."""
+  place = Place(tmp_path / 'killed', study.baseline['data.cache_dir'], 8)
+  assert place.killed(1, 1.0, seed=0) == 2
+  assert tables(place.folder) == tables(whole)
+  assert len(list(place.folder.rglob('result.json'))) == 6
+
+
+@pytest.mark.slow
+def test_ten_kills_leave_no_trace(study, tmp_path):
+  cache = study.baseline['data.cache_dir']
+  unbroken = Place(tmp_path / 'unbroken', cache, LONG)
+  worker = unbroken.start(0)
+  begun = time.monotonic()
+  unbroken.end(worker)
+  seconds = time.monotonic() - begun
+  place = unbroken._replace(folder=tmp_path / 'killed')
+  # Ten parts of a sixth at most, each of which begins with a start-up.
+  assert place.killed(5, seconds / 6, seed=1) == 10
+  assert tables(place.folder) == tables(unbroken.folder)
+  assert len(list(place.folder.rglob('result.json'))) == 6
