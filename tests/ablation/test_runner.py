@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from experiments import studies
 from experiments.presets import PRESETS
 from transformer_jax.ablation import checks, runner, tuning, viewing
 from transformer_jax.ablation import folder as folder_lib
@@ -292,6 +293,19 @@ def test_twins_differ_by_nothing(study, tmp_path):
   for row in json.loads((folder / 'summary.json').read_text()):
     assert row['difference'] == 0
     assert row['verdict'] in ('no verdict', 'not enough evidence')
+
+
+@pytest.mark.slow
+def test_chance_alone_differs_and_is_given_no_verdict(study, tmp_path):
+  noise = checks.with_overrides(studies.load('aa_noise'), study.baseline)
+  folder = tmp_path / 'noise'
+  assert runner.run(job(noise, folder, seeds=4)) == 0
+  rows = json.loads((folder / 'summary.json').read_text())
+  (judged,) = [row for row in rows if row['primary']]
+  assert (judged['metric'], judged['seeds']) == ('loss', 4)
+  assert judged['difference'] != 0
+  assert judged['ci_low'] < 0 < judged['ci_high']
+  assert judged['verdict'] == 'not enough evidence'
 
 
 @pytest.mark.slow
