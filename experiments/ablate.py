@@ -141,8 +141,8 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
   number, of = shard(options.shard)
   declared = studies.load(options.study)
   study = matched.with_overrides(declared, options.overrides)
-  for name in declared.free_running:
-    if name not in study.free_running:
+  for name in (*declared.free_running, *declared.views):
+    if name not in (*study.free_running, *study.views):
       print(f'{name} is left out: this data has none', file=sys.stderr)
   if options.dry_run:
     checks.check_apart(study, options.seeds or study.seeds)

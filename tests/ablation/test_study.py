@@ -7,10 +7,18 @@ import re
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 
+from transformer_jax import config as config_lib
 from transformer_jax.ablation import cells as cells_lib
-from transformer_jax.ablation import checks, conclusion, generating, outcome
+from transformer_jax.ablation import (
+  checks,
+  conclusion,
+  generating,
+  outcome,
+  viewing,
+)
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.ablation.checks import check
@@ -24,7 +32,8 @@ from transformer_jax.ablation.study import (
   product,
   zipped,
 )
-from transformer_jax.config import ConfigError
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.data.batches import Batch
 from transformer_jax.inference.evaluate import Scores
 from transformer_jax.training import replicas
 from transformer_jax.training.population import Member
@@ -89,6 +98,7 @@ def changed(**fields) -> Study:
     ),
     (dict(probes=('input_varianc',)), '(did you mean input_variance?)'),
     (dict(views=('head',)), 'view head is not one of heads, places'),
+    (dict(views=('links',)), 'view links is of task:korean, not of '),
     (dict(looks=(4, 2)), 'numbers of seeds that rise'),
     (dict(looks=(2, 3)), 'the last look is at 3 seeds, and 4 are planned'),
     (
@@ -253,6 +263,30 @@ def test_distances_are_kept_beside_the_total(monkeypatch):
     'pronoun': 1.0,
     'pronoun_by_distance': {'0': dict(right=1, asked=1)},
   }
+
+
+def test_links_of_attention_that_is_the_gold_and_that_is_not(monkeypatch):
+  texts = ['I ate the rice.', '나는 밥을 먹었다.']
+  pieces = (
+    ['▁I', '▁ate', '▁the', '▁rice', '.'],
+    ['▁나는', '▁밥을', '▁먹었', '다.'],
+  )
+  # One head as the gold has it, 다. and </s> at the end; one at the full stop.
+  most_HT = [[0, 3, 1, 5, 5, 0], [4, 4, 4, 4, 4, 0]]
+  monkeypatch.setattr(
+    viewing, '_most_seen', lambda *words: np.array([[most_HT, most_HT]])
+  )
+  config = config_lib.override(Config(), {'data.pair': 'en-ko'})
+  vocabularies: Any = [
+    types.SimpleNamespace(
+      decode=lambda rows, text=text: [text], pieces=lambda row, own=own: own
+    )
+    for text, own in zip(texts, pieces, strict=True)
+  ]
+  model: Any = None
+  batch = Batch(*(np.full((2, 6), 5) for _ in texts))
+  found = viewing.of_links(config, model, None, batch, vocabularies)
+  assert found == dict(error=[[0.0, 1.0]], pairs=2)
 
 
 def test_views_are_written_down_where_there_are_any(tmp_path):

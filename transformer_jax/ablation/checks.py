@@ -47,10 +47,13 @@ def check(study: Study) -> Study:
       config_lib.validate(config)
     except ConfigError as error:
       raise ConfigError(f'{_of(study)}, arm {arm.name}: {error}') from None
-    for name in study.free_running:
+    for kind, name in (
+      *(('free_running', name) for name in study.free_running),
+      *(('view', name) for name in study.views),
+    ):
       if not _is_given(name, config.data.source):
         raise ConfigError(
-          f'{_of(study)}, arm {arm.name}: free_running {name} is of '
+          f'{_of(study)}, arm {arm.name}: {kind} {name} is of '
           f'{ONLY_OF[name]}, not of data.source={config.data.source}; leave '
           'it out'
         )
@@ -107,7 +110,7 @@ def _check_primary(study: Study) -> None:
     if name not in VIEWS:
       raise ConfigError(
         f'{_of(study)}: view {name} is not one of {", ".join(VIEWS)}'
-        f'{closest(name, VIEWS)}'
+        f'{closest(name, list(VIEWS))}'
       )
   for name in study.free_running:
     if name not in FREE_RUNNING:
@@ -197,7 +200,8 @@ def check_apart(study: Study, seeds: int) -> None:
 def with_overrides(study: Study, values: Overrides) -> Study:
   """The same study with these fields changed in all arms.
 
-  On other data it goes without the scores that only its own data can give.
+  On other data it goes without the scores and views that only its own data can
+  give.
 
   Raises:
     ConfigError: a field that is an axis of the study, or its seed.
@@ -212,11 +216,16 @@ def with_overrides(study: Study, values: Overrides) -> Study:
   if not values:
     return study
   baseline = {**study.baseline, **values}
-  kept = study.free_running
+  kept, views = study.free_running, study.views
   if 'data.source' in values:
     source = str(values['data.source'])
     kept = tuple(name for name in kept if _is_given(name, source))
-  return check(dataclasses.replace(study, baseline=baseline, free_running=kept))
+    views = tuple(name for name in views if _is_given(name, source))
+  return check(
+    dataclasses.replace(
+      study, baseline=baseline, free_running=kept, views=views
+    )
+  )
 
 
 def with_seeds(study: Study, seeds: int) -> Study:

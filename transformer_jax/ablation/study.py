@@ -26,9 +26,9 @@ Phase = Literal['tune', 'paper', 'tuned']
 FREE_RUNNING = {'generated': 'higher', 'pronoun': 'higher'}
 WRITTEN = 256  # pairs of the test split that are written for them, at most
 # Scores that only one source of data knows how to give.
-ONLY_OF = {'pronoun': 'task:korean'}
+ONLY_OF = {'pronoun': 'task:korean', 'links': 'task:korean'}
 # What a trained run is looked at for, see `viewing`.
-VIEWS = ('heads', 'places')
+VIEWS = ('heads', 'places', 'links')
 METRICS = {
   'loss': 'lower',
   'accuracy': 'higher',

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.ablation import folder as folder_lib
@@ -16,20 +17,31 @@ from transformer_jax.ablation import heads, places
 from transformer_jax.ablation.study import Study
 from transformer_jax.config import Config
 from transformer_jax.data.batches import Batch, Corpus
+from transformer_jax.data.korean import links
+from transformer_jax.data.korean.parse import parse
+from transformer_jax.data.tokens import EOS, Vocabularies
+from transformer_jax.nn.attention import How, all_scores, attention_weights, mix
 from transformer_jax.nn.positions import sinusoid_TD
-from transformer_jax.nn.transformer import Transformer
+from transformer_jax.nn.transformer import Transformer, variables
+from transformer_jax.nn.watch import Place, watch
 from transformer_jax.training.population import Member
 from transformer_jax.training.state import numbers
 
 PAIRS = 256  # of the validation split
+ALIGNED = 64  # of these, for links
 SHOWN_SEED = 0
 FOUND = 'views.json'
 
 
 def of_heads(
-  config: Config, model: Transformer, weights: Any, batch: Batch
+  config: Config,
+  model: Transformer,
+  weights: Any,
+  batch: Batch,
+  vocabularies: Vocabularies,
 ) -> dict[str, Any]:
   """{site: distance [N, H, H] of heads, rise [N, H] of the loss without}."""
+  del vocabularies
   arguments = config, model, weights, batch, numbers(config)
   far, rise = heads.head_distances(*arguments), heads.knock_out(*arguments)
   return {
@@ -39,9 +51,14 @@ def of_heads(
 
 
 def of_places(
-  config: Config, model: Transformer, weights: Any, batch: Batch
+  config: Config,
+  model: Transformer,
+  weights: Any,
+  batch: Batch,
+  vocabularies: Vocabularies,
 ) -> dict[str, Any]:
   """{side: decodability, and of a table of positions its `neighbours`}."""
+  del vocabularies
   found = places.decodability(model, weights, batch)
   sides = {}
   for name, tokens_BT in zip(('encoder', 'decoder'), batch, strict=True):
@@ -65,10 +82,74 @@ def _table(
   return None
 
 
-# views of a study: (config, model, weights, batch) -> what is kept.
+def of_links(
+  config: Config,
+  model: Transformer,
+  weights: Any,
+  batch: Batch,
+  vocabularies: Vocabularies,
+) -> dict[str, Any]:
+  """Error rate [N, H] of each head as an alignment of task:korean's words.
+
+  A target token is linked with the source token that the head looks at most
+  while it predicts it, if that is no end of a sentence. `pairs`: sentences.
+  """
+  source, target = config.data.pair.split('-')
+  batch = Batch(*(side[:ALIGNED] for side in batch))
+  most_NBHT = _most_seen(model, weights, batch)
+  rates = []
+  for row, most_NHT in enumerate(most_NBHT.swapaxes(0, 1)):
+    ids = [[x for x in side[row].tolist() if x > EOS] for side in batch]
+    texts = [v.decode([x])[0] for v, x in zip(vocabularies, ids, strict=True)]
+    spans = [
+      links.piece_spans(v.pieces(x), text)
+      for v, x, text in zip(vocabularies, ids, texts, strict=True)
+    ]
+    meant = links.links(parse(texts[0], source), (source, target))
+    gold = links.project(meant, *spans)
+    lengths = len(spans[0]), len(spans[1])
+    rates.append(
+      [[_error(most_T, gold, *lengths) for most_T in n] for n in most_NHT]
+    )
+  return dict(error=np.mean(rates, axis=0).tolist(), pairs=len(rates))
+
+
+def _most_seen(model: Transformer, weights: Any, batch: Batch) -> np.ndarray:
+  """[N, B, H, T], the source place that a head looks at most."""
+
+  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):
+    scores_BHTS = all_scores(q_BTHK, k_BSHK, how)
+    weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
+    return mix(weights_BHTS, v_BSHE), weights_BHTS.argmax(-1)
+
+  def most(weights, batch):
+    _, seen = watch(
+      model,
+      lambda watched: watched.apply(
+        variables(weights), *batch, method='hidden'
+      ),
+      look,
+    )
+    return seen.sites['cross']
+
+  arrays = tuple(map(jnp.asarray, batch))
+  return np.asarray(jax.jit(most)(weights, arrays))
+
+
+def _error(
+  most_T: np.ndarray, gold: links.Projected, sources: int, targets: int
+) -> float:
+  most_T = most_T[:targets]
+  found = [(int(s), t) for t, s in enumerate(most_T) if s < sources]
+  return links.alignment_error_rate(found, gold)
+
+
+# views of a study: (config, model, weights, batch, vocabularies) -> what is
+# kept.
 VIEWS: dict[str, Callable[..., dict[str, Any]]] = {
   'heads': of_heads,
   'places': of_places,
+  'links': of_links,
 }
 
 
@@ -85,7 +166,7 @@ class Viewing:
     ids = np.arange(min(PAIRS, len(pairs)))
     width = [int(length_n[: len(ids)].max()) for length_n in pairs.lengths]
     self.batch = pairs.gather(ids, *width)
-    self.sizes = corpus.vocabularies
+    self.vocabularies = corpus.vocabularies
 
   def look(self, step: int, n: int, weights: Any) -> None:
     """To the member's folder, if it is the last step of the first seed."""
@@ -95,10 +176,10 @@ class Viewing:
     if not self.names or not last:
       return
     model = Transformer(
-      config.model, self.sizes.source.size, self.sizes.target.size
+      config.model, self.vocabularies.source.size, self.vocabularies.target.size
     )
     found = {
-      name: VIEWS[name](config, model, weights, self.batch)
+      name: VIEWS[name](config, model, weights, self.batch, self.vocabularies)
       for name in self.names
     }
     folder_lib.write_json(member.folder / FOUND, found)

@@ -250,7 +250,8 @@ def test_views_of_heads_and_places(results):
   side = dict(token=0.75, token_chance=0.25, neighbours=None)
   places = dict(encoder=dict(side, position=0.5, position_chance=0.125))
   first = results.runs[0]
-  views = dict(heads=heads, places=places)
+  links = dict(error=[[0.5, 0.75], [0.25, 1.0]], pairs=32)
+  views = dict(heads=heads, places=places, links=links)
   run = first._replace(body={**first.body, 'views': views})
   more = results._replace(runs=(run, *results.runs[1:]))
   table = insight.heads(more, 'paper')
@@ -265,6 +266,9 @@ def test_views_of_heads_and_places(results):
       '0.667',
     )
   ]
+  aligned = insight.alignments(more, 'paper')
+  assert aligned is not None and insight.alignments(results, 'paper') is None
+  assert aligned.rows == [(run.variant, '0.250', '0.625', '0.625')]
   seen = insight.places(more, 'paper')
   assert seen is not None
   assert seen.rows == [

@@ -225,6 +225,7 @@ def _more(results: Results) -> list[tables.Table]:
       tables.other_metrics,
       tables.pronouns,
       insight.heads,
+      insight.alignments,
       insight.places,
       tables.exploratory,
     )

@@ -267,6 +267,30 @@ def heads(results: Results, phase: str) -> Table | None:
   )
 
 
+def alignments(results: Results, phase: str) -> Table | None:
+  """Each head of the attention to the source as an alignment of words."""
+  rows = []
+  pairs = 0
+  for run in results.runs:
+    found = (run.body.get('views') or {}).get('links')
+    if found and run.phase == phase:
+      error_NH = np.asarray(found['error'])
+      pairs = found['pairs']
+      values = (error_NH.min(), error_NH.mean(), error_NH[-1].mean())
+      rows.append((run.variant, *(answers.number(float(x)) for x in values)))
+  if not rows:
+    return None
+  return Table(
+    f'Heads as alignments, {PHASES[phase]}',
+    ('variant', 'best head', 'mean of heads', 'mean of the last layer'),
+    rows,
+    f'Of the first seed, on {pairs} validation pairs: alignment error rate '
+    'against the gold links of task:korean, where each target token is linked '
+    'with the source token that is looked at most while it is predicted. '
+    '0 is right, 1 all wrong. The best head was chosen on these same pairs.',
+  )
+
+
 def places(results: Results, phase: str) -> Table | None:
   """What a linear map reads off token and position after they are joined."""
   rows = []
