@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from transformer_jax.refusals import REFUSALS
@@ -413,7 +413,7 @@ def add_choice(path: str, name: str) -> None:
   FIELDS[path] = dataclasses.replace(FIELDS[path], choices=(*choices, name))
 
 
-def closest(name: str, names: Mapping[str, Any] | list[str]) -> str:
+def closest(name: str, names: Iterable[str]) -> str:
   """` (did you mean X?)`, or nothing when no name is near."""
   found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
   return f' (did you mean {found[0]}?)' if found else ''
