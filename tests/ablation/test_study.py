@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.choices import base, parameter_shapes
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import (
@@ -287,6 +288,23 @@ def test_links_of_attention_that_is_the_gold_and_that_is_not(monkeypatch):
   batch = Batch(*(np.full((2, 6), 5) for _ in texts))
   found = viewing.of_links(config, model, None, batch, vocabularies)
   assert found == dict(error=[[0.0, 1.0]], pairs=2)
+
+
+@pytest.mark.parametrize('side', ['encoder', 'decoder'])
+def test_the_table_of_positions_is_the_one_that_is_read(side):
+  learned = config_lib.override(base(), {'model.position': 'learned'})
+  shape = parameter_shapes(learned)[f'{viewing.TABLES[side]}/w_TD']
+  table_TD = np.arange(np.prod(shape)).reshape(shape)
+  weights = {viewing.TABLES[side]: {'w_TD': table_TD}}
+  found_TD = viewing._table(learned, weights, side, 3)
+  np.testing.assert_array_equal(found_TD, table_TD[:3])
+  narrow = config_lib.override(
+    base(), {'model.position_join': 'concat_narrow', 'model.d_position': 4}
+  )
+  sines_TD = viewing._table(narrow, {}, side, 3)
+  assert sines_TD is not None and sines_TD.shape == (3, 4)
+  rotary = config_lib.override(base(), {'model.position': 'rotary'})
+  assert viewing._table(rotary, {}, side, 3) is None
 
 
 def test_views_are_written_down_where_there_are_any(tmp_path):

@@ -24,6 +24,7 @@ from transformer_jax.nn.attention import How, all_scores, attention_weights, mix
 from transformer_jax.nn.positions import sinusoid_TD
 from transformer_jax.nn.transformer import Transformer, variables
 from transformer_jax.nn.watch import Place, watch
+from transformer_jax.refusals import position_width
 from transformer_jax.training.population import Member
 from transformer_jax.training.state import numbers
 
@@ -31,6 +32,7 @@ PAIRS = 256  # of the validation split
 ALIGNED = 64  # of these, for links
 SHOWN_SEED = 0
 FOUND = 'views.json'
+TABLES = {'encoder': 'source_positions', 'decoder': 'target_positions'}
 
 
 def of_heads(
@@ -74,11 +76,9 @@ def _table(
   """Rows of positions that are read; None where there is no table."""
   kind = config.model.at('position', side)
   if kind == 'sinusoid':
-    return np.asarray(sinusoid_TD(length, config.model.d_model))
-  for path, leaf in jax.tree_util.tree_flatten_with_path(weights)[0]:
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    if kind == 'learned' and side in name and name.endswith('/w_TD'):
-      return np.asarray(leaf)[:length]
+    return np.asarray(sinusoid_TD(length, position_width(config)))
+  if kind == 'learned':
+    return np.asarray(weights[TABLES[side]]['w_TD'])[:length]
   return None
 
 
