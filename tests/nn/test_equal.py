@@ -63,6 +63,7 @@ def farthest(tree, other):
   return max(np.max(np.abs(a - b)) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_bits_as_users_compile():
   passes_as_users_compile(
     __file__, 'test_a_scale_folded_into_weights_rate_and_epsilon_is_the_scale'

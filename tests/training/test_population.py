@@ -135,6 +135,7 @@ def test_members_are_bitwise_the_lone_runs(configs, corpus):
   assert np.asarray(found.states.step).tolist() == [8, 8, 8, 0]
 
 
+@pytest.mark.slow
 def test_several_devices_share_out_members(configs, corpus, tmp_path):
   several = population.on(jax.devices()[:2])
   own = Population(members(configs), corpus, several, room=3)
