@@ -69,7 +69,7 @@ def sentences_of(run, count, longest=7):
   return texts
 
 
-def translate(run, sentences, **changes):
+def translate(run, sentences, *, progress=lambda done, total: None, **changes):
   options = dataclasses.replace(run.config.decode, **changes)
   return translate_sentences(
     run.model,
@@ -77,6 +77,7 @@ def translate(run, sentences, **changes):
     sentences,
     vocabularies=run.vocabularies,
     options=options,
+    progress=progress,
   )
 
 
@@ -98,7 +99,16 @@ def test_neither_order_nor_batch_matters(run, strategy):
   assert whole.hypotheses[-1] == [Translation('', 0.0, 0.0)]
   assert 0 <= whole.padding < 1
   # Four rows at a time.
-  assert_same(whole, translate(run, sentences, max_tokens=64, **changes))
+  told = []
+  few = translate(
+    run,
+    sentences,
+    max_tokens=64,
+    progress=lambda done, total: told.append((done, total)),
+    **changes,
+  )
+  assert_same(whole, few)
+  assert told[0] < told[-1] == (8, 8) and told == sorted(told)
   if strategy != 'sample':  # A sample is drawn by the number of its line.
     back = translate(run, sentences[::-1], **changes)
     assert_same(whole, back._replace(hypotheses=back.hypotheses[::-1]))

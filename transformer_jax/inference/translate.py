@@ -130,7 +130,7 @@ def translate_sentences(
   )
   found = [[Translation('', 0.0, 0.0)] for _ in rows]
   waiting = [i for i, row in enumerate(rows) if row]
-  total, useful, spent = len(waiting), 0, 0
+  total, done, useful, spent = len(waiting), 0, 0, 0
   # Few sentences need a cache as long as they are allowed to become: those
   # are done again.
   for extent in (_usual_length, _largest_length):
@@ -151,8 +151,9 @@ def translate_sentences(
           left.append(i)
           continue
         useful += int(result.steps_B[at])
+        done += 1
         found[i] = _texts(result, at, vocabularies)
-      progress(total - len(left), total)
+      progress(done, total)
     waiting = left
   return Translations(found, 1 - useful / spent if spent else 0.0)
 
