@@ -52,10 +52,10 @@ def main(config: Config, options: types.SimpleNamespace) -> None:
   if not options.text.strip():
     raise ConfigError('--text is empty')
   from transformer_jax.inference import attend
-  from transformer_jax.training.loop import use_compilation_cache
+  from transformer_jax.training.compiled import use_cache
   from transformer_jax.training.record import write_atomically
 
-  use_compilation_cache(config)
+  use_cache(config)
   run = restore.load_run(options.workdir, config)
   target = options.target_text.strip() or translation(run, options.text)
   maps = attend.attention_maps(

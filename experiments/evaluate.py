@@ -184,10 +184,10 @@ def evaluate_run(
 ) -> None:
   import dataclasses
 
-  from transformer_jax.training.loop import use_compilation_cache
+  from transformer_jax.training.compiled import use_cache
   from transformer_jax.training.record import write_atomically
 
-  use_compilation_cache(config)
+  use_cache(config)
   name, pairs = chosen_pairs(config, options)
   run = restore.load_run(options.workdir, config)
   hosts.say(f'{len(pairs):,} pairs of {name}; checkpoints {run.steps}')

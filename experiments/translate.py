@@ -168,9 +168,9 @@ def translate_lines(
 
   lines = decoded_lines(hosts.shared(sys.stdin.buffer), 'stdin')
   pairs = pairs_of(lines) if options.score else []
-  from transformer_jax.training.loop import use_compilation_cache
+  from transformer_jax.training.compiled import use_cache
 
-  use_compilation_cache(config)
+  use_cache(config)
   run = restore.load_run(options.workdir, config)
   steps = ', '.join(map(str, run.steps))
   hosts.say(f'checkpoint {steps} of {options.workdir}')

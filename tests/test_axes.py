@@ -146,13 +146,7 @@ def decodes_with_a_cache_as_without(case):
 
 
 def survives_checkpoint_and_restore(case, folder):
-  kept = Checkpoints(
-    folder,
-    keep_latest=1,
-    keep_best=0,
-    best_metric_mode='min',
-    config='{}',
-  )
+  kept = Checkpoints(folder)
   state = jax.device_put(case.end, jax.local_devices()[0])
   kept.save(3, state, metric=None)
   kept.wait()

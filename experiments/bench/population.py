@@ -17,7 +17,7 @@ from experiments.small import SMALL
 from transformer_jax import config as config_lib
 from transformer_jax.config import Config
 from transformer_jax.data.batches import Corpus, open_corpus
-from transformer_jax.training import loop, population, state
+from transformer_jax.training import population, state
 from transformer_jax.training.population import Member, Population
 
 SIZES = (1, 4, 8, 16)
@@ -56,7 +56,7 @@ def alone(config: Config, own: Population, name: str) -> Contestant:
   step: Any = jax.jit(
     state.train_steps(config, own.programs.model), donate_argnums=0
   )
-  key, traced = loop.run_key(config), state.numbers(config)
+  key, traced = state.run_key(config), state.numbers(config)
   start = jax.jit(state.initial_state(config, own.programs.model))(key)
   calls, count = 0, own.steps_in_call(0)
 

@@ -22,8 +22,6 @@ def test_moments_are_restored_averaged_and_used(config, tmp_path):
   kept = Checkpoints(
     tmp_path / 'checkpoints',
     keep_latest=2,
-    keep_best=0,
-    best_metric_mode='min',
     config=text,
   )
   size = corpus.vocabularies.source.size

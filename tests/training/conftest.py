@@ -15,10 +15,14 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.presets import PRESETS
 from transformer_jax.config import Config, override
-from transformer_jax.training import loop, state
+from transformer_jax.training import loop, setup, state
 from transformer_jax.training.progress import Progress
 
-PROGRAMS = ('initial_state', 'train_steps', 'loss_function')
+PROGRAMS = {
+  'initial_state': setup,
+  'train_steps': setup,
+  'loss_function': loop,
+}
 
 
 @functools.cache
@@ -38,8 +42,8 @@ def remembered(name):
 def quick_programs():
   """Compiled with less care, once."""
   with pytest.MonkeyPatch.context() as patch:
-    for name in PROGRAMS:
-      patch.setattr(loop, name, remembered(name))
+    for name, used_in in PROGRAMS.items():
+      patch.setattr(used_in, name, remembered(name))
     jax.config.update('jax_disable_most_optimizations', True)
     compilation_cache.reset_cache()
     yield
@@ -61,13 +65,13 @@ def config(tmp_path_factory) -> Config:
 
 @pytest.fixture
 def set_up(config, tmp_path):
-  """(**fields) -> a loop.Run of the config with these fields."""
+  """(**fields) -> a setup.Run of the config with these fields."""
 
-  def make(folder='run', **fields) -> loop.Run:
+  def make(folder='run', **fields) -> setup.Run:
     values = {name.replace('__', '.'): value for name, value in fields.items()}
     changed = override(config, values)
     progress = Progress(str(tmp_path), changed.train.steps)
-    return loop.set_up(changed, str(tmp_path / folder), progress)
+    return setup.set_up(changed, str(tmp_path / folder), progress)
 
   return make
 

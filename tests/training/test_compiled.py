@@ -7,7 +7,7 @@ import pytest
 
 from transformer_jax.config import Config, ConfigError, override
 from transformer_jax.data.batches import Shape
-from transformer_jax.training import compiled, fit, loop
+from transformer_jax.training import compiled, fit, loop, setup
 from transformer_jax.training.state import State
 
 
@@ -76,8 +76,8 @@ def test_what_a_run_needs_is_not_forgotten(set_up, tmp_path, monkeypatch):
   run = set_up()
   with monkeypatch.context() as patch:
     patch.setattr(run.checkpoints, 'begun', lambda: True)
-    loop.forget(run)
+    setup.forget(run)
   assert left() >= {'config.json', 'vocabulary'}
   # A vocabulary that was there before may be somebody's own.
-  loop.forget(set_up())
+  setup.forget(set_up())
   assert 'vocabulary' in left() and 'config.json' not in left()

@@ -105,9 +105,7 @@ def restored(workdir, step, **sizes) -> dict[str, bytes]:
     name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in stored.items()
   }
   places = sharding.layout(MeshConfig(**sizes)).at_rest(abstract)
-  checkpoints = Checkpoints(
-    workdir / 'checkpoints', keep_latest=1, keep_best=0, best_metric_mode='min'
-  )
+  checkpoints = Checkpoints(workdir / 'checkpoints')
   state = checkpoints.restore(sharding.placed(abstract, places), step)
   return {name: np.asarray(x).tobytes() for name, x in state.items()}
 

@@ -21,7 +21,7 @@ from transformer_jax.config import Config, ConfigError, override
 from transformer_jax.data.batches import Shape
 from transformer_jax.data.corpus import open_corpus
 from transformer_jax.nn import implementations
-from transformer_jax.training import loop, population
+from transformer_jax.training import loop, population, setup
 from transformer_jax.training.checkpoint import CheckpointError, Checkpoints
 from transformer_jax.training.population import Member, Population
 
@@ -345,7 +345,7 @@ def test_held_out_pairs_beyond_the_positions_are_refused(
   monkeypatch.setattr(
     corpus, 'pairs', lambda name: {**short, split: long}[name]
   )
-  monkeypatch.setattr(loop, 'open_corpus', lambda *_, **__: corpus)
+  monkeypatch.setattr(setup, 'open_corpus', lambda *_, **__: corpus)
   told = f'a pair of {split} has .. tokens for the decoder, .*max_positions=16'
   with pytest.raises(ConfigError, match=told):
     set_up(**{name.replace('.', '__'): x for name, x in learned.items()})
@@ -410,7 +410,7 @@ def test_a_loss_that_is_no_number_ends_the_run(train, tmp_path, monkeypatch):
 
 def poisoned(monkeypatch, *steps):
   """The loss of these steps is not a number, whatever their batch is."""
-  made = loop.train_steps
+  made = setup.train_steps
 
   def train_steps(config, model, layout):
     run = made(config, model, layout)
@@ -424,7 +424,7 @@ def poisoned(monkeypatch, *steps):
 
     return call
 
-  monkeypatch.setattr(loop, 'train_steps', train_steps)
+  monkeypatch.setattr(setup, 'train_steps', train_steps)
   monkeypatch.setattr(loop, 'steps_in_call', lambda run, step: 1)
 
 
@@ -590,9 +590,9 @@ def test_other_data_are_refused(config, tmp_path, pairs, split):
   folder, fields = pairs
   changed = override(config, fields)
 
-  def set_up() -> loop.Run:
+  def set_up() -> setup.Run:
     progress = loop.Progress(str(tmp_path / 'run'), 1)
-    return loop.set_up(changed, str(tmp_path / 'run'), progress)
+    return setup.set_up(changed, str(tmp_path / 'run'), progress)
 
   first = set_up()
   assert set_up().corpus.fingerprint == first.corpus.fingerprint
@@ -608,12 +608,12 @@ def test_another_vocabulary_is_refused(config, tmp_path, pairs):
   other = override(config, fields | {'data.vocabulary_size': 271})
   for folder, wanted in (('run', changed), ('other', other)):
     progress = loop.Progress(str(tmp_path / folder), 1)
-    loop.set_up(wanted, str(tmp_path / folder), progress)
+    setup.set_up(wanted, str(tmp_path / folder), progress)
   own = tmp_path / 'run' / 'vocabulary'
   for path in pathlib.Path(tmp_path, 'other', 'vocabulary').iterdir():
     (own / path.name).write_bytes(path.read_bytes())
   with pytest.raises(ConfigError, match='is not what the run began with'):
-    loop.set_up(changed, str(tmp_path / 'run'), loop.Progress('', 1))
+    setup.set_up(changed, str(tmp_path / 'run'), loop.Progress('', 1))
 
 
 def test_calls_end_where_something_is_due(set_up):
@@ -644,5 +644,5 @@ def test_the_program_of_the_widest_shape_is_said(config):
   for rows, name in ((8, 'the formula'), (10**6, 'blocks')):
     shapes = (Shape(8, 4, 4), Shape(rows, 5, 9))
     plan: Any = types.SimpleNamespace(shapes=shapes)
-    found = loop.at_the_widest(config, served, plan)
+    found = setup.at_the_widest(config, served, plan)
     assert found == f'; of {rows} sentences of 9 tokens: {name}'

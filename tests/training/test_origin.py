@@ -10,7 +10,7 @@ import pytest
 
 from tests.training.conftest import arrays
 from transformer_jax.config import ConfigError, override
-from transformer_jax.training import loop
+from transformer_jax.training import loop, setup
 from transformer_jax.training.checkpoint import by_path
 from transformer_jax.training.progress import Progress
 
@@ -18,8 +18,8 @@ from transformer_jax.training.progress import Progress
 def save(config, folder, *steps, init_from=''):
   """A run's checkpoints as they might be, without its training."""
   progress = Progress(str(folder), config.train.steps)
-  run = loop.set_up(config, str(folder), progress, init_from=str(init_from))
-  state = loop.start_or_resume(run)
+  run = setup.set_up(config, str(folder), progress, init_from=str(init_from))
+  state = setup.start_or_resume(run)
   for step in steps:
     params = jax.tree.map(lambda x, add=step: x + add, state.params)
     state = state._replace(step=jnp.int32(step), params=params)

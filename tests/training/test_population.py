@@ -85,7 +85,7 @@ def lone_step(model_config, optim):
 def lone(config, corpus, steps):
   """The state after `steps` of the run that the loop would make."""
   own = Population([Member(config, pathlib.Path())], corpus, HERE, 1)
-  key, same = loop.run_key(config), state_lib.program(config)
+  key, same = state_lib.run_key(config), state_lib.program(config)
   state = own.programs.start(key)
   step = lone_step(same.model, same.optim)
   done = 0
@@ -145,9 +145,7 @@ def test_several_devices_share_out_members(configs, corpus, tmp_path):
   assert not bad.any()
   assert len(found.diverged_R.sharding.device_set) == 2
   # From a checkpoint they go on where they were.
-  checkpoints = Checkpoints(
-    tmp_path, keep_latest=1, keep_best=0, best_metric_mode='min'
-  )
+  checkpoints = Checkpoints(tmp_path)
   checkpoints.save(8, found, metric=None)
   checkpoints.wait()
   found = trained(own, 4, checkpoints.restore(own.shapes()))[0]

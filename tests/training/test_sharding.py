@@ -317,9 +317,7 @@ def test_a_checkpoint_is_the_same_bytes_on_every_mesh(tmp_path):
     lambda x: np.arange(math.prod(x.shape)).reshape(x.shape).astype(x.dtype),
     shapes,
   )
-  checkpoints = Checkpoints(
-    tmp_path, keep_latest=1, keep_best=0, best_metric_mode='min'
-  )
+  checkpoints = Checkpoints(tmp_path)
   sizes = dict(fsdp=2, tensor=2, sequence=2)
   checkpoints.save(
     7, jax.tree.map(jax.device_put, values, places(**sizes)), metric=None

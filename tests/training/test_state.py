@@ -7,8 +7,8 @@ import pytest
 
 from transformer_jax.config import override
 from transformer_jax.data.batches import Batch
-from transformer_jax.training import loop, state
-from transformer_jax.training.state import State, loss_chunk, numbers
+from transformer_jax.training import loop, setup, state
+from transformer_jax.training.state import State, loss_chunk, numbers, run_key
 
 
 @pytest.fixture
@@ -19,13 +19,13 @@ def run(set_up):
 @pytest.fixture
 def steps(run):
   """The program that the loop runs, of two steps at most."""
-  return jax.jit(loop.train_steps(run.config, run.model), donate_argnums=0)
+  return jax.jit(setup.train_steps(run.config, run.model), donate_argnums=0)
 
 
 @pytest.fixture
 def start(run):
-  initial = jax.jit(loop.initial_state(run.config, run.model))
-  return jax.device_get(initial(loop.run_key(run.config)))
+  initial = jax.jit(setup.initial_state(run.config, run.model))
+  return jax.device_get(initial(run_key(run.config)))
 
 
 def call(steps, run, state, count=1, batches=None, **changes):
@@ -33,7 +33,7 @@ def call(steps, run, state, count=1, batches=None, **changes):
   if batches is None:
     batches = loop.stacked(run, int(state.step), count)
   traced = numbers(run.config)._replace(**changes)
-  key = loop.run_key(run.config)
+  key = run_key(run.config)
   state = jax.device_put(state, jax.local_devices()[0])
   return jax.device_get(steps(state, batches, jnp.int32(count), key, traced))
 
@@ -147,7 +147,7 @@ def test_accumulation_is_the_whole_batch(run, steps, start):
   parts = jax.jit(state.train_step(config, run.model))
   batch = Batch(*(side[0] for side in batches))
   after, metrics = jax.device_get(
-    parts(start, batch, loop.run_key(config), numbers(config))
+    parts(start, batch, run_key(config), numbers(config))
   )
   whole, whole_metrics = call(steps, run, start, batches=batches, dropout=0.0)
   # Adam's first step is the sign of the gradient: its first moment says more.

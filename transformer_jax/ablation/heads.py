@@ -14,9 +14,9 @@ from jax import Array
 
 from transformer_jax.ablation.probes import PARAMETERS, seen_pairs
 from transformer_jax.config import Config
-from transformer_jax.nn.attention import How, all_scores, attention_weights, mix
+from transformer_jax.nn.attention import How
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.nn.watch import SITES, Place, watch
+from transformer_jax.nn.watch import SITES, Place, watch, weights_seen
 from transformer_jax.training.state import Numbers, loss_function
 
 
@@ -65,11 +65,8 @@ def head_distances(
 ) -> dict[str, np.ndarray]:
   """{site: [N, H, H]}, the distance of every two heads of a layer."""
 
-  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):
-    scores_BHTS = all_scores(q_BTHK, k_BSHK, how)
-    weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
-    see_BTS = seen_pairs(place.site, mask_BTS, batch)
-    return mix(weights_BHTS, v_BSHE), distances(weights_BHTS, see_BTS)
+  def keep(place: Place, weights_BHTS, mask_BTS):
+    return distances(weights_BHTS, seen_pairs(place.site, mask_BTS, batch))
 
   def measure(params, numbers):
     _, seen = watch(
@@ -77,7 +74,7 @@ def head_distances(
       lambda watched: loss_function(config, watched)(
         params, batch, None, numbers
       ),
-      look,
+      weights_seen(keep),
     )
     return seen.sites
 

@@ -14,18 +14,22 @@ from transformer_jax.data.batches import Batch, Corpus, held_out_batches
 from transformer_jax.data.tokens import PAD
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import record
-from transformer_jax.training.loop import EVALUATION_TOKENS, run_key
 from transformer_jax.training.population import Member
 from transformer_jax.training.program import flops
 from transformer_jax.training.replicas import Outcome
-from transformer_jax.training.state import initial_state, numbers, train_step
+from transformer_jax.training.state import (
+  initial_state,
+  numbers,
+  run_key,
+  train_step,
+)
 
 
 def unigram_loss(corpus: Corpus, data: DataConfig) -> float:
   """Nats a token of a model that knows the test split's frequencies only."""
   pairs = corpus.pairs(data.test_split)
   count_V = np.zeros(corpus.vocabularies.target.size, np.int64)
-  for _, batch in held_out_batches(pairs, data, EVALUATION_TOKENS):
+  for _, batch in held_out_batches(pairs, data):
     tokens = batch.target_BT[batch.target_BT != PAD]
     count_V += np.bincount(tokens, minlength=len(count_V))
   share = count_V[count_V > 0] / count_V.sum()

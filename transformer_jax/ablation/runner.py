@@ -30,8 +30,8 @@ from transformer_jax.ablation.viewing import Viewing
 from transformer_jax.config import ConfigError, DataConfig
 from transformer_jax.data.batches import Corpus, open_corpus
 from transformer_jax.training import lock, population, replicas, sharding
+from transformer_jax.training.compiled import use_cache
 from transformer_jax.training.guard import FINISHED, PREEMPTED
-from transformer_jax.training.loop import use_compilation_cache
 from transformer_jax.training.population import Member, can_share
 from transformer_jax.training.replicas import Watcher
 
@@ -122,7 +122,7 @@ def run(job: Job) -> int:
     ConfigError: anything that the user has to mend.
   """
   study = job.study
-  use_compilation_cache(cells_lib.arm_config(study, study.arms[0]))
+  use_cache(cells_lib.arm_config(study, study.arms[0]))
   if pairs := cells_lib.shared_pairs(study, platform()):
     job.screen.say(one_way(study, pairs))
   recipes = None

@@ -20,10 +20,9 @@ from transformer_jax.data.batches import Batch, Corpus
 from transformer_jax.data.korean import links
 from transformer_jax.data.korean.parse import parse
 from transformer_jax.data.tokens import EOS, Vocabularies
-from transformer_jax.nn.attention import How, all_scores, attention_weights, mix
 from transformer_jax.nn.positions import sinusoid_TD
 from transformer_jax.nn.transformer import Transformer, variables
-from transformer_jax.nn.watch import Place, watch
+from transformer_jax.nn.watch import watch, weights_seen
 from transformer_jax.refusals import position_width
 from transformer_jax.training.population import Member
 from transformer_jax.training.state import numbers
@@ -117,18 +116,13 @@ def of_links(
 def _most_seen(model: Transformer, weights: Any, batch: Batch) -> np.ndarray:
   """[N, B, H, T], the source place that a head looks at most."""
 
-  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):
-    scores_BHTS = all_scores(q_BTHK, k_BSHK, how)
-    weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
-    return mix(weights_BHTS, v_BSHE), weights_BHTS.argmax(-1)
-
   def most(weights, batch):
     _, seen = watch(
       model,
       lambda watched: watched.apply(
         variables(weights), *batch, method='hidden'
       ),
-      look,
+      weights_seen(lambda place, weights_BHTS, mask: weights_BHTS.argmax(-1)),
     )
     return seen.sites['cross']
 

@@ -31,6 +31,7 @@ __all__ = [
 
 _ROWS = 8  # batches hold a multiple of it
 _ORDER = 1 << 63  # key of the order of runs; a seed is below it
+_HELD_OUT_TOKENS = 8192  # of the longer side of a batch
 _GRID = 32  # lengths of a side that the first search looks at
 _MOVES = (-2, -1, 0, 1, 2)
 _KEPT_BYTES = 1 << 28  # of permutations, when several seeds train at once
@@ -360,7 +361,7 @@ def make_plan(
 
 
 def held_out_batches(
-  pairs: Pairs, data: DataConfig, max_tokens: int
+  pairs: Pairs, data: DataConfig, max_tokens: int = _HELD_OUT_TOKENS
 ) -> list[tuple[np.ndarray, Batch]]:
   """Each pair exactly once, in few shapes: (ids, batch) for evaluation.
 

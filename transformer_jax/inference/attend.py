@@ -18,9 +18,8 @@ import numpy as np
 from transformer_jax.config import ConfigError
 from transformer_jax.data.tokens import EOS, Vocabularies
 from transformer_jax.inference.grouping import SIDES, encode
-from transformer_jax.nn.attention import How, all_scores, attention_weights, mix
 from transformer_jax.nn.transformer import Transformer, variables
-from transformer_jax.nn.watch import SITES, Place, watch
+from transformer_jax.nn.watch import SITES, watch, weights_seen
 
 TITLES = {
   'encoder_self': 'encoder self-attention',
@@ -79,18 +78,13 @@ def attention_maps(
       raise ConfigError(f'the {name} sentence is empty: there is no map of it')
     rows.append([*ids, EOS])
 
-  def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):
-    scores_BHTS = all_scores(q_BTHK, k_BSHK, how)
-    weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
-    return mix(weights_BHTS, v_BSHE), weights_BHTS[0]
-
   def weights(params, source_BS, target_BT):
     _, seen = watch(
       model,
       lambda watched: watched.apply(
         variables(params), source_BS, target_BT, method='hidden'
       ),
-      look,
+      weights_seen(lambda place, weights_BHTS, mask_BTS: weights_BHTS[0]),
     )
     return seen.sites
 

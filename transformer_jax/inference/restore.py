@@ -88,8 +88,6 @@ def load_run(workdir: str, config: Config) -> Run:
   sizes = vocabularies.source.size, vocabularies.target.size
   checkpoints = Checkpoints(
     folder / 'checkpoints',
-    keep_latest=config.train.keep_latest,
-    keep_best=config.train.keep_best,
     best_metric_mode='min' if config.train.best_metric == 'loss' else 'max',
   )
   with hosts.first_alone():

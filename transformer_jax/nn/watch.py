@@ -14,6 +14,12 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 from jax import Array
 
+from transformer_jax.nn.attention import (
+  How,
+  all_scores,
+  attention_weights,
+  mix,
+)
 from transformer_jax.nn.layers import MultiHeadAttention
 from transformer_jax.nn.stack import Stack
 from transformer_jax.nn.transformer import Transformer
@@ -55,10 +61,36 @@ class _Layer:
   place: Place | None = None
 
 
+# (place, and the arguments of `attention.attention`) -> (mixed_BTHE, kept)
+Look = Callable[..., tuple[Array, Any]]
+
+
+def weights_seen(keep: Callable[[Place, Array, Array], Any]) -> Look:
+  """A `look` that changes nothing, and keeps something of the weights.
+
+  Args:
+    keep: (place, weights_BHTS, mask_BTS) -> arrays to keep.
+  """
+
+  def look(
+    place: Place,
+    q_BTHK: Array,
+    k_BSHK: Array,
+    v_BSHE: Array,
+    mask_BTS: Array,
+    how: How,
+  ) -> tuple[Array, Any]:
+    scores_BHTS = all_scores(q_BTHK, k_BSHK, how)
+    weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
+    return mix(weights_BHTS, v_BSHE), keep(place, weights_BHTS, mask_BTS)
+
+  return look
+
+
 def watch(
   model: Transformer,
   call: Callable[[Transformer], Any],
-  look: Callable[..., tuple[Array, Any]],
+  look: Look,
   inputs: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Seen]:
   """call(model), with `look` in the place of every attention.
@@ -66,8 +98,7 @@ def watch(
   Args:
     model: to be watched; its own attention function is not called.
     call: applies the model that it is given.
-    look: (place, and the arguments of `attention.attention`) ->
-      (mixed_BTHE, arrays to keep).
+    look: stands for attention: returns its result and arrays to keep.
     inputs: {site: arrays with a leading N}; a layer's slice comes to `look` in
       its place. All that is differentiated or mapped over goes here.
 

@@ -111,9 +111,9 @@ class Checkpoints:
     self,
     folder: str | os.PathLike[str],
     *,
-    keep_latest: int,
-    keep_best: int,
-    best_metric_mode: str,
+    keep_latest: int = 1,
+    keep_best: int = 0,
+    best_metric_mode: str = 'min',
     keep_every: int = 0,
     config: str = '{}',
   ) -> None:

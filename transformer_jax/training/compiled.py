@@ -4,6 +4,7 @@ Compiled before it is called, a program says how much memory it will take: a
 run that cannot fit ends before its first step, not at the first long batch.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,3 +94,10 @@ def admit(steps: Steps, arguments: tuple[Any, ...]) -> None:
   """
   peak = fit.peak(steps.program(*arguments))
   fit.admit(peak, steps.room(arguments[0]))
+
+
+def use_cache(config: Config) -> None:
+  """Programs compiled once on this machine are read back afterwards."""
+  folder = os.path.join(os.path.expanduser(config.data.cache_dir), 'programs')
+  jax.config.update('jax_compilation_cache_dir', folder)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)

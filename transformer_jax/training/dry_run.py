@@ -14,21 +14,15 @@ import numpy as np
 
 from transformer_jax import config as config_lib
 from transformer_jax.config import Config
-from transformer_jax.data.batches import (
-  Corpus,
-  EndlessPlan,
-  Plan,
-  open_corpus,
-)
+from transformer_jax.data.batches import Corpus, EndlessPlan, Plan
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import (
   compiled,
   fit,
   hosts,
-  loop,
   origin,
   program,
-  record,
+  setup,
   sharding,
 )
 from transformer_jax.training.checkpoint import Checkpoints
@@ -37,6 +31,7 @@ from transformer_jax.training.state import (
   State,
   initial_state,
   numbers,
+  run_key,
   train_step,
   train_steps,
 )
@@ -51,22 +46,17 @@ def show(config: Config, *, workdir: str, init_from: str = '') -> None:
   Raises:
     ConfigError: it would be refused.
   """
-  loop.use_compilation_cache(config)
+  compiled.use_cache(config)
   layout = sharding.layout(config.mesh)
   folder = pathlib.Path(workdir).expanduser()
   # A vocabulary that is there is the run's; where none is, none is saved.
   own = str(folder) if (folder / 'vocabulary').is_dir() else None
   with hosts.first_alone():
-    record.admit(folder, config)
-    begun_from = origin.admit(folder, init_from)
-    corpus = open_corpus(config.data, workdir=own, progress=_say)
-    fingerprints = loop.fingerprints_of(config, corpus)
-    record.admit_data(folder, fingerprints)
-    loop.admit_lengths(config, corpus)
-    if begun_from and not (folder / 'config.json').exists():
-      origin.admit_vocabulary(begun_from, fingerprints['vocabulary'], folder)
-  plan, model = loop.planned(config, corpus, layout, _say)
-  key = loop.run_key(config)
+    corpus, _, begun_from = setup.admitted(
+      config, folder, vocabulary_in=own, init_from=init_from, say=_say
+    )
+  plan, model = setup.planned(config, corpus, layout, _say)
+  key = run_key(config)
   state = jax.eval_shape(initial_state(config, model), key)
   state = sharding.placed(state, layout.at_rest(state))
   lines = [
@@ -90,10 +80,7 @@ def _place(
   folder: pathlib.Path, begun_from: origin.Origin | None, state: State
 ) -> str:
   """Where it would begin, or go on."""
-  steps = Checkpoints(
-    folder / 'checkpoints', keep_latest=1, keep_best=0, best_metric_mode='min'
-  )
-  latest = steps.latest()
+  latest = Checkpoints(folder / 'checkpoints').latest()
   if latest is not None:
     return f'{folder}, goes on from step {latest}'
   if begun_from is None:
@@ -158,7 +145,7 @@ def _step(
   )
   steps = compiled.Steps(jitted, config)
   largest: Any = compiled.largest_batches(config, plan.shapes)
-  rest = loop.run_key(config), numbers(config)
+  rest = run_key(config), numbers(config)
   parts = config.optim.accumulate
   call = state, layout.batch(largest, parts), np.int32(1), *rest
   peak, room = fit.peak(steps.program(*call)), steps.room(state)

@@ -4,6 +4,7 @@ Sums, never means: padding, rows of weight zero, the cut into chunks and the
 number of devices then cannot change the loss.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -34,6 +35,20 @@ class LossSums(NamedTuple):
   plain: Array
   correct: Array
   tokens: Array
+
+
+def averages(
+  smoothed: float, plain: float, correct: float, tokens: float
+) -> dict[str, float]:
+  """Sums as in `LossSums` -> numbers a target token, and the tokens."""
+  scored = max(tokens, 1.0)
+  return dict(
+    loss=plain / scored,
+    smoothed_loss=smoothed / scored,
+    perplexity=math.exp(min(plain / scored, 700.0)),
+    accuracy=correct / scored,
+    tokens=tokens,
+  )
 
 
 def token_losses(

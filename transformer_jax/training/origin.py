@@ -69,17 +69,13 @@ def _found(named: str) -> Origin:
     folder, steps = path.parent, [int(path.name)]
   else:
     folder = path / 'checkpoints'
-    steps = _open(folder).good(1)
+    steps = Checkpoints(folder).good(1)
   if not steps or not (folder / str(steps[0])).is_dir():
     raise ConfigError(
       f'--init_from={named} holds no checkpoint: give a run with one, or '
       'WORKDIR/checkpoints/STEP'
     )
   return Origin(named, steps[0], str(folder), _sum(folder / str(steps[0])))
-
-
-def _open(folder: str | pathlib.Path) -> Checkpoints:
-  return Checkpoints(folder, keep_latest=1, keep_best=0, best_metric_mode='min')
 
 
 def _sum(step: pathlib.Path) -> str:
@@ -102,7 +98,7 @@ def admit_vocabulary(
   Raises:
     ConfigError: the run began with another vocabulary.
   """
-  text = _open(origin.checkpoints).config(origin.step)
+  text = Checkpoints(origin.checkpoints).config(origin.step)
   fingerprints: Mapping[str, str] = json.loads(text).get('fingerprints', {})
   if fingerprints.get('vocabulary') != fingerprint:
     own = pathlib.Path(origin.checkpoints).parent / 'vocabulary'
@@ -135,4 +131,4 @@ def weights(origin: Origin, like: Mapping[str, Any]) -> dict[str, Any]:
   Raises:
     ConfigError: the checkpoint is of another model.
   """
-  return _open(origin.checkpoints).restore_parts(dict(like), origin.step)
+  return Checkpoints(origin.checkpoints).restore_parts(dict(like), origin.step)

@@ -35,11 +35,7 @@ from transformer_jax.data.batches import (
 from transformer_jax.inference.evaluate import Scores, row_sums, summarise
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer, with_statistics
-from transformer_jax.training.loop import (
-  EVALUATION_TOKENS,
-  admit_lengths,
-  run_key,
-)
+from transformer_jax.training.setup import admit_lengths
 from transformer_jax.training.state import (
   Metrics,
   Numbers,
@@ -47,6 +43,7 @@ from transformer_jax.training.state import (
   initial_state,
   numbers,
   program,
+  run_key,
   scales_of,
   train_steps,
 )
@@ -372,9 +369,7 @@ class Population:
 
   def scores(self, members: Members, split: str) -> list[Scores]:
     """Of every member on a held-out split, each pair once."""
-    batches = held_out_batches(
-      self.corpus.pairs(split), self.config.data, EVALUATION_TOKENS
-    )
+    batches = held_out_batches(self.corpus.pairs(split), self.config.data)
     states = members.states
     weights = with_statistics(states.params, states.statistics)
     rows = []

@@ -19,7 +19,7 @@ from transformer_jax.inference.evaluate import Scores
 from transformer_jax.training import population as population_lib
 from transformer_jax.training import record
 from transformer_jax.training.checkpoint import Checkpoints
-from transformer_jax.training.loop import averages
+from transformer_jax.training.loss import averages
 from transformer_jax.training.population import (
   Member,
   Members,
@@ -137,12 +137,7 @@ class _Run:
     self.folder = folder
     self.watcher = watcher
     self.metrics = [record.Metrics(member.folder) for member in part.members]
-    self.checkpoints = Checkpoints(
-      folder / 'checkpoints',
-      keep_latest=1,
-      keep_best=0,
-      best_metric_mode='min',
-    )
+    self.checkpoints = Checkpoints(folder / 'checkpoints')
     self.diverged: list[int | None] = [None] * len(part.members)
     self.seconds = 0.0
     self.timed = 0

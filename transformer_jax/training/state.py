@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -117,6 +118,16 @@ def program(config: Config) -> Config:
 
 def _adam(config: Config) -> optax.GradientTransformation:
   return optim.adam(config.optim, query_rates(config.model))
+
+
+def run_key(config: Config) -> np.ndarray:
+  """The one key of a run: of initial values and dropout.
+
+  It lies on the host, for every device to take it from there.
+  """
+  key = randomness.seed_key(config.train.seed)
+  noise = config.train.noise_seed
+  return np.asarray(randomness.at(key, f'noise {noise}') if noise else key)
 
 
 def initial_state(
