@@ -100,7 +100,11 @@ TINY: dict[str, int | float | str] = {
   # Ten averaged checkpoints then span about ten epochs, as in the recipe.
   'train.save_every': 125,
   'train.patience': 10,
+  # Its score was made by fairseq's search, with fairseq's defaults.
   'decode.beam_size': 5,
+  'decode.penalty': 'length',
+  'decode.alpha': 1.0,
+  'decode.stop': 'count',
   'decode.average': 10,
 }
 

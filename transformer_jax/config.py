@@ -320,7 +320,18 @@ class DecodeConfig:
     'beam', 'greedy', 'sample', help='how the next token is chosen'
   )
   beam_size: int = number(4, 'hypotheses kept (6.1)')
-  alpha: float = number(0.6, 'length penalty ((5+l)/6)^alpha (6.1)')
+  penalty: str = choice(
+    'paper',
+    'length',
+    help='of length l: ((5+l)/6)^alpha (6.1), or l^alpha (as fairseq)',
+  )
+  alpha: float = number(0.6, 'exponent of the length penalty (6.1)')
+  stop: str = choice(
+    'bound',
+    'count',
+    help='a beam search ends when none that is live can be better (bound), or '
+    'beam_size have ended (count, as fairseq)',
+  )
   extra_length: int = number(50, 'longest output = input + this (6.1)')
   temperature: float = number(1.0, 'of sampling; below 1 is sharper')
   top_k: int = number(0, 'sample among the k likeliest; 0: among all')

@@ -91,8 +91,10 @@ def exhaustive(table_PV, source_S, limit, alpha):
   return sorted(found, reverse=True)
 
 
-def numpy_beam(table_PV, source_S, limit, alpha, beam_size):
-  """The beam of `decode.beam` in loops, always run on to the limit."""
+def numpy_beam(
+  table_PV, source_S, limit, alpha, beam_size, divisor=penalty, enough=10**9
+):
+  """The beam of `decode.beam` in loops: on to the limit, or `enough`."""
   live = [(0.0, (), root(source_S))]
   found = []
   for length in range(1, limit + 1):
@@ -110,9 +112,11 @@ def numpy_beam(table_PV, source_S, limit, alpha, beam_size):
       if len(live) == beam_size:
         break
       if candidate[1][-1] == EOS:
-        found.append((candidate[0] / penalty(length, alpha), candidate[1]))
+        found.append((candidate[0] / divisor(length, alpha), candidate[1]))
       else:
         live.append(candidate)
+    if len(found) >= enough:
+      break
   return sorted(found, reverse=True)
 
 
@@ -195,6 +199,45 @@ def test_beam_of_four_is_that_of_numpy(alpha, n_best):
       missing = result.scores_BK[row, len(expected) :]
       assert (missing == -np.inf).all()
   assert early > 0
+
+
+@pytest.mark.parametrize('enough', [1, 4, decode.ALL])
+def test_a_search_ends_when_enough_have_ended(enough):
+  """A sentence keeps what it had then, while others of its batch go on."""
+  early = 0
+  for seed in range(8):
+    table_PV = table(seed, 12, ending=seed % 4)
+    source_BS = sources(seed, 5, 6, 12)
+    limit_B = np.random.default_rng(seed).integers(1, 16, 5)
+    result, whole = (
+      beam(
+        table_PV,
+        source_BS,
+        limit_B,
+        length=16,
+        beam_size=4,
+        alpha=1.5,
+        penalty=decode.plain_penalty,
+        enough=count,
+        n_best=4,
+      )
+      for count in (enough, decode.ALL)
+    )
+    assert result.done_B.all()
+    early += int((result.steps_B < whole.steps_B).sum())
+    for row in range(5):
+      expected = numpy_beam(
+        table_PV,
+        source_BS[row],
+        limit_B[row],
+        1.5,
+        beam_size=4,
+        divisor=lambda length, alpha: length**alpha,
+        enough=enough,
+      )
+      assert_found(result, row, expected[:4])
+      assert (result.scores_BK[row, len(expected) :] == -np.inf).all()
+  assert (early > 0) == (enough != decode.ALL)
 
 
 def run_greedy(table_PV, source_BS, limit_B, length=16):

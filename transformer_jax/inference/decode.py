@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from transformer_jax.data.tokens import BOS, EOS, PAD
@@ -22,6 +23,7 @@ from transformer_jax.inference.stepper import Cache, Params, Stepper
 from transformer_jax.nn import randomness
 
 IMPOSSIBLE = -jnp.inf  # log-probability of what must not be, or is not there
+ALL = np.iinfo(np.int32).max  # hypotheses that no search ends with
 
 
 class Hypotheses(NamedTuple):
@@ -48,6 +50,26 @@ def length_penalty(length: Array | int, alpha: Array | float) -> Array:
   Reference: section 6.1, and Wu et al. (2016), eq. 14.
   """
   return jnp.power((5.0 + length) / 6.0, alpha)
+
+
+def plain_penalty(length: Array | int, alpha: Array | float) -> Array:
+  """length^alpha: 1 compares log-probabilities a token, as fairseq does.
+
+  See `length_penalty`.
+
+  >>> float(plain_penalty(7, 1.0))
+  7.0
+  """
+  return jnp.power(jnp.float32(length), alpha)
+
+
+# decode.penalty: (tokens of a hypothesis, alpha) -> what divides its
+# log-probability.
+Penalty = Callable[[Array | int, Array | float], Array]
+PENALTIES: dict[str, Penalty] = {
+  'paper': length_penalty,
+  'length': plain_penalty,
+}
 
 
 def _restrict(log_probs_BKV: Array, index: Array, limit_B: Array) -> Array:
@@ -248,6 +270,7 @@ class _Beam(NamedTuple):
   tokens_BKT: Array
   log_probs_BK: Array
   found: Hypotheses
+  ended_B: Array  # how many have
   cache: Cache
 
 
@@ -287,11 +310,12 @@ def _merge(
   *,
   index: Array,
   alpha: Array | float,
+  penalty: Penalty,
 ) -> Hypotheses:
   """The best of those found before and those that end now."""
   score_BC = jnp.where(
     candidates.ends_BC,
-    candidates.log_probs_BC / length_penalty(index + 1, alpha),
+    candidates.log_probs_BC / penalty(index + 1, alpha),
     IMPOSSIBLE,
   )
   log_probs_BC = jnp.where(
@@ -314,18 +338,19 @@ def _merge(
   )
 
 
-def _busy_B(beam: _Beam, limit_B: Array, alpha: Array | float) -> Array:
-  """Where a live hypothesis may still enter what is kept.
+def _busy_B(beam: _Beam, most_B: Array, enough: Array | int) -> Array:
+  """Where a live hypothesis may still enter what is kept, if one is wanted.
 
   Log-probabilities only fall, and are negative: at best the likeliest one goes
-  on for nothing to where the penalty divides it by the most.
+  on for nothing to where the penalty divides it by the most, most_B.
   """
-  bound_B = jnp.max(beam.log_probs_BK, axis=1) / length_penalty(limit_B, alpha)
-  return bound_B > beam.found.scores_BK[:, -1]
+  bound_B = jnp.max(beam.log_probs_BK, axis=1) / most_B
+  return (bound_B > beam.found.scores_BK[:, -1]) & (beam.ended_B < enough)
 
 
 @functools.partial(
-  jax.jit, static_argnames=('stepper', 'length', 'beam_size', 'n_best')
+  jax.jit,
+  static_argnames=('stepper', 'length', 'beam_size', 'penalty', 'n_best'),
 )
 def beam(
   stepper: Stepper,
@@ -336,16 +361,18 @@ def beam(
   length: int,
   beam_size: int,
   alpha: Array | float,
+  penalty: Penalty = length_penalty,
+  enough: Array | int = ALL,
   n_best: int = 1,
 ) -> Hypotheses:
   """Beam search with the length penalty of section 6.1.
 
   At each step the beam_size likeliest hypotheses that go on stay live. One
   that ends, and is likelier than the last of these, is kept if its
-  log-probability over `length_penalty` is among the n_best so far. A sentence
-  is done when no live hypothesis can still change what is kept. Hypotheses
-  that ended take no place in the beam, so n_best changes only how many are
-  shown and when the search may stop.
+  log-probability over its penalty is among the n_best so far. A sentence
+  is done when no live hypothesis can still change what is kept, or `enough`
+  have ended. Hypotheses that ended take no place in the beam, so n_best
+  changes only how many are shown and when the search may stop.
 
   Args:
     stepper: the model.
@@ -355,21 +382,33 @@ def beam(
     length: see `greedy`.
     beam_size: live hypotheses a sentence; with 1 and alpha 0 this is greedy.
     alpha: of the length penalty, not negative.
+    penalty: of PENALTIES, which does not fall with the length.
+    enough: hypotheses that end a sentence's search, whatever might come: a
+      large alpha asks for long ones, and of all those that can be found the
+      longest may be a word said again and again.
     n_best: K of the result.
   """
-  B = limit_B.shape[0]
+  B, most_B = limit_B.shape[0], penalty(limit_B, alpha)
 
   def body(beam: _Beam) -> _Beam:
-    steps_B = beam.found.steps_B + _busy_B(beam, limit_B, alpha)
+    busy_B = _busy_B(beam, most_B, enough)
     log_probs_BKV, cache = stepper.step(
       params, beam.cache, beam.token_BK, beam.index
     )
     log_probs_BKV = _restrict(log_probs_BKV, beam.index, limit_B)
     candidates = _candidates(beam.log_probs_BK, log_probs_BKV, beam_size)
+    # A sentence that is done keeps what it has while the others go on.
+    there_BC = jnp.isfinite(candidates.log_probs_BC) & busy_B[:, None]
+    candidates = candidates._replace(ends_BC=candidates.ends_BC & there_BC)
     tokens_BCT = _pick(beam.tokens_BKT, candidates.parent_BC)
     tokens_BCT = tokens_BCT.at[:, :, beam.index].set(candidates.token_BC)
     found = _merge(
-      beam.found, candidates, tokens_BCT, index=beam.index, alpha=alpha
+      beam.found,
+      candidates,
+      tokens_BCT,
+      index=beam.index,
+      alpha=alpha,
+      penalty=penalty,
     )
     going_BC = jnp.where(
       candidates.token_BC == EOS, IMPOSSIBLE, candidates.log_probs_BC
@@ -381,14 +420,15 @@ def beam(
       _pick(candidates.token_BC, place_BK),
       _pick(tokens_BCT, place_BK),
       log_probs_BK,
-      found._replace(steps_B=steps_B),
+      found._replace(steps_B=found.steps_B + busy_B),
+      beam.ended_B + candidates.ends_BC.sum(axis=1),
       stepper.reorder(cache, parent_BK),
     )
 
   # All hypotheses are empty at first: one of them stands for all.
   first_BK = (jnp.arange(beam_size) == 0)[None] & (limit_B > 0)[:, None]
   end = jax.lax.while_loop(
-    lambda beam: jnp.any(_busy_B(beam, limit_B, alpha)) & (beam.index < length),
+    lambda beam: jnp.any(_busy_B(beam, most_B, enough)) & (beam.index < length),
     body,
     _Beam(
       jnp.int32(0),
@@ -396,10 +436,11 @@ def beam(
       jnp.full((B, beam_size, length), PAD, jnp.int32),
       jnp.where(first_BK, 0.0, IMPOSSIBLE).astype(jnp.float32),
       _nothing(B, n_best, length),
+      jnp.zeros(B, jnp.int32),
       stepper.start(params, source_BS, length=length, width=beam_size),
     ),
   )
-  return end.found._replace(done_B=~_busy_B(end, limit_B, alpha))
+  return end.found._replace(done_B=~_busy_B(end, most_B, enough))
 
 
 def _nothing(sentences: int, n_best: int, length: int) -> Hypotheses:

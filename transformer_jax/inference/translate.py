@@ -12,7 +12,14 @@ from jax import Array
 
 from transformer_jax.config import DecodeConfig
 from transformer_jax.data.tokens import Vocabularies
-from transformer_jax.inference.decode import Hypotheses, beam, greedy, sample
+from transformer_jax.inference.decode import (
+  ALL,
+  PENALTIES,
+  Hypotheses,
+  beam,
+  greedy,
+  sample,
+)
 from transformer_jax.inference.grouping import (
   Group,
   encode,
@@ -61,12 +68,21 @@ class _Search(NamedTuple):
   length: int
 
 
+# decode.stop: how many hypotheses end the search of a sentence.
+ENOUGH = {
+  'bound': lambda options: ALL,
+  'count': lambda options: options.beam_size,
+}
+
+
 def _beam(call: _Search, options: DecodeConfig) -> Hypotheses:
   return beam(
     *call[:4],
     length=call.length,
     beam_size=options.beam_size,
     alpha=options.alpha,
+    penalty=PENALTIES[options.penalty],
+    enough=ENOUGH[options.stop](options),
     n_best=options.n_best,
   )
 
