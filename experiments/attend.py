@@ -49,8 +49,6 @@ def translation(run: restore.Run, text: str) -> str:
 
 def main(config: Config, options: types.SimpleNamespace) -> None:
   """Look, print, keep."""
-  if not options.text.strip():
-    raise ConfigError('--text is empty')
   from transformer_jax.inference import attend
   from transformer_jax.training.compiled import use_cache
   from transformer_jax.training.record import write_atomically

@@ -1,6 +1,7 @@
 """Flags: precedence, and one line for everything that is wrong."""
 
 import functools
+import io
 import os
 import pathlib
 import subprocess
@@ -123,6 +124,9 @@ def test_stray_word_between_flags():
 def test_needed_flag():
   with pytest.raises(ConfigError, match='--workdir is needed: the run'):
     parse(extra=[WORKDIR])
+  # `--workdir=$RUN`, and there is no RUN: not the current folder.
+  with pytest.raises(ConfigError, match='--workdir is empty: the run'):
+    parse('--workdir=', extra=[WORKDIR])
 
 
 @pytest.mark.parametrize('result, code', [(None, None), (75, 75)])
@@ -141,6 +145,14 @@ def test_config_error_inside_main_is_one_line(capsys):
     flags.run(main, arguments=[])
   assert exit.value.code == 2
   assert capsys.readouterr().err == 'error: no folder here second line\n'
+
+
+def test_stdout_is_utf8_whatever_the_locale(monkeypatch):
+  written = io.BytesIO()
+  monkeypatch.setattr('sys.stdout', io.TextIOWrapper(written, 'latin-1'))
+  with pytest.raises(SystemExit):
+    flags.run(lambda config, options: print('한', flush=True), arguments=[])
+  assert written.getvalue() == '한\n'.encode()
 
 
 def test_help_and_preset_list_need_nothing_else(capsys):

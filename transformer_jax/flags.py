@@ -12,6 +12,7 @@ code 2 before `main` is entered; so a program imports JAX inside `main`, and a
 typing error costs nobody the seconds of that import.
 """
 
+import io
 import math
 import sys
 import types
@@ -187,6 +188,9 @@ def parse(
   for flag in extra:
     if flag.required and not values[flag.name].present:
       raise ConfigError(f'--{flag.name} is needed: {flag.help}')
+    # As a variable leaves it that the shell does not know.
+    if flag.required and not str(values[flag.name].value).strip():
+      raise ConfigError(f'--{flag.name} is empty: {flag.help}')
   overrides: dict[str, Any] = {}
   preset = values['preset'].value
   if preset:
@@ -273,6 +277,9 @@ def run(
     arguments: the words to parse; the command line's by default.
   """
   words = sys.argv[1:] if arguments is None else arguments
+  # Text is UTF-8 going out as it is coming in, whatever the locale.
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(encoding='utf-8', errors=sys.stdout.errors)
   # Libraries that look at absl's own flags find them parsed, all at defaults.
   absl_flags.FLAGS.mark_as_parsed()
   try:

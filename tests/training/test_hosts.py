@@ -83,6 +83,18 @@ def launched(config, tmp_path_factory):
   return run
 
 
+def test_what_keeps_stdout_writes_utf8():
+  said = 'from transformer_jax.training.hosts import keep_stdout as k; k(); '
+  done = subprocess.run(
+    [sys.executable, '-c', said + r"print('\ud55c')"],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONIOENCODING': 'latin-1'},
+    stdout=subprocess.PIPE,
+    check=True,
+  )
+  assert done.stdout == '한\n'.encode()
+
+
 def train(launched, workdir, processes, devices, *flags, steps=STEPS):
   return launched(
     *(workdir, processes, devices, 'experiments.train', '--preset=test'),

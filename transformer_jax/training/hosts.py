@@ -105,9 +105,7 @@ def keep_stdout() -> None:
   sys.stdout.flush()
   own, before = os.dup(1), sys.stdout
   os.dup2(2, 1)
-  sys.stdout = os.fdopen(
-    own, 'w', encoding=before.encoding, errors=before.errors
-  )
+  sys.stdout = os.fdopen(own, 'w', encoding='utf-8', errors=before.errors)
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:
