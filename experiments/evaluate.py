@@ -176,7 +176,13 @@ def main(config: Config, options: types.SimpleNamespace) -> None:
   """Score, print one line, keep it."""
   hosts.start(options)
   with peers.watched(), leave_on_signal() as check, hosts.first_speaks():
-    evaluate_run(config, options, check)
+    try:
+      evaluate_run(config, options, check)
+    except OSError as error:
+      raise ConfigError(
+        f'{error.filename or options.workdir}: {error.strerror or error}; '
+        'mend this and run the same command again'
+      ) from error
 
 
 def evaluate_run(

@@ -13,6 +13,8 @@ TARGET, and a line out is the target's log-probability in nats, a tab and the
 same per token (the end of the sentence is a token).
 """
 
+import contextlib
+import errno
 import os
 import sys
 import types
@@ -77,17 +79,23 @@ def put(texts: Iterable[str]) -> None:
   """Prints lines.
 
   Raises:
-    BrokenPipeError: the reader has enough; on all processes.
+    BrokenPipeError: the reader has enough; on all processes, as the other.
+    ConfigError: nothing more can be written.
   """
+  failed = 0
   try:
     for text in texts:
       print(text)
     sys.stdout.flush()
-    enough = 0
-  except BrokenPipeError:
-    enough = 1
-  if hosts.agreed(enough):
+  except OSError as error:
+    failed = error.errno or errno.EIO
+    # Python flushes stdout once more at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  failed = hosts.agreed(failed)
+  if failed == errno.EPIPE:
     raise BrokenPipeError
+  if failed:
+    raise ConfigError(f'stdout cannot be written: {os.strerror(failed)}')
 
 
 def translate(
@@ -150,14 +158,14 @@ def score(
 def main(config: Config, options: types.SimpleNamespace) -> int:
   """Stdin to stdout, until the reader has enough."""
   hosts.start(options)
-  with peers.watched():
-    try:
-      with leave_on_signal() as check, hosts.first_speaks():
-        translate_lines(config, options, check)
-    except BrokenPipeError:
-      # As `translate | head` leaves it. Python flushes stdout once more at
-      # exit.
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  # As `translate | head` leaves it.
+  with (
+    peers.watched(),
+    contextlib.suppress(BrokenPipeError),
+    leave_on_signal() as check,
+    hosts.first_speaks(),
+  ):
+    translate_lines(config, options, check)
   return 0
 
 

@@ -1,6 +1,7 @@
 """experiments.evaluate and experiments.translate on a run's folder."""
 
 import dataclasses
+import errno
 import gzip
 import io
 import json
@@ -216,6 +217,17 @@ def test_evaluate_refuses_in_one_line(call, arguments, told):
   assert told in err and err.count('\n') == 1
 
 
+def test_evaluate_answers_the_system_in_one_line(call, monkeypatch):
+  def fail(*arguments):
+    raise PermissionError(13, 'Permission denied', '/data/test.en')
+
+  monkeypatch.setattr(evaluate_program, 'split_pairs', fail)
+  code, out, err = call('evaluate')
+  assert code == 2 and out == ''
+  assert err.startswith('error: /data/test.en: Permission denied; mend this')
+  assert err.count('\n') == 1
+
+
 def test_checkpoints_are_chosen_and_averaged(workdir, config):
   def load(**changes):
     values = {f'decode.{name}': value for name, value in changes.items()}
@@ -287,6 +299,16 @@ def test_that_a_reader_has_enough_is_known_to_all(monkeypatch, capsys):
   translate_program.put(['a', 'b'])
   assert capsys.readouterr().out == 'a\nb\n'
   # As the first process tells the others, whose own output goes nowhere.
-  monkeypatch.setattr(translate_program.hosts, 'agreed', lambda own: own + 1)
+  monkeypatch.setattr(
+    translate_program.hosts, 'agreed', lambda own: own or errno.EPIPE
+  )
   with pytest.raises(BrokenPipeError):
     translate_program.put([])
+
+
+def test_that_stdout_is_full_is_told_in_one_line(monkeypatch):
+  # To close it is what Python does at exit: nothing is left to fail.
+  with open('/dev/full', 'w') as full:
+    monkeypatch.setattr('sys.stdout', full)
+    with pytest.raises(ConfigError, match='stdout cannot be written: No space'):
+      translate_program.put(['a'])
