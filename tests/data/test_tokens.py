@@ -126,6 +126,29 @@ def test_a_changed_or_missing_vocabulary_is_refused(tmp_path):
     load_vocabularies(str(tmp_path / 'none'))
 
 
+@pytest.mark.parametrize(
+  ('name', 'cut'),
+  [
+    ('joint.model', 1000),
+    ('joint.model', 0),
+    ('fingerprint.json', 20),
+    ('fingerprint.json', 0),
+  ],
+)
+def test_a_vocabulary_cut_short_is_refused_in_one_line(
+  data, tmp_path, name, cut
+):
+  learned = learn(lines(data), data)
+  Vocabularies(learned, learned).save(str(tmp_path))
+  path = tmp_path / name
+  path.write_bytes(path.read_bytes()[:cut])
+  with pytest.raises(ConfigError) as refused:
+    load_vocabularies(str(tmp_path))
+  line = str(refused.value)
+  assert line.startswith(f'the vocabulary in {tmp_path} is damaged')
+  assert 'remove it and run' in line and '\n' not in line
+
+
 def test_decoded_text_is_one_line(data):
   vocabulary = learn(lines(data), data)
   every = vocabulary.pieces(range(vocabulary.size))

@@ -210,6 +210,12 @@ class Vocabularies(NamedTuple):
       json.dump({'fingerprint': self.fingerprint}, file)
 
 
+_MEND = (
+  'restore the folder from a copy, or remove it and run experiments.train or '
+  'experiments.prepare, which learns the same from the same text'
+)
+
+
 def load_vocabularies(folder: str) -> Vocabularies:
   """The vocabularies that `Vocabularies.save` wrote.
 
@@ -219,22 +225,29 @@ def load_vocabularies(folder: str) -> Vocabularies:
   record = os.path.join(folder, 'fingerprint.json')
   if not os.path.exists(record):
     raise ConfigError(f'no vocabulary in {folder}')
-  found = {
-    side: _load(path)
-    for side in ('joint', 'source', 'target')
-    for path in _saved(folder, side)
-  }
+  try:
+    with open(record) as file:
+      fingerprint = json.load(file)['fingerprint']
+    found = {
+      side: _load(path)
+      for side in ('joint', 'source', 'target')
+      for path in _saved(folder, side)
+    }
+  # The last is of sentencepiece.
+  except (KeyError, TypeError, ValueError, RuntimeError):
+    raise ConfigError(
+      f'the vocabulary in {folder} is damaged: {_MEND}'
+    ) from None
   if 'joint' in found:
     both = Vocabularies(found['joint'], found['joint'])
   elif 'source' in found and 'target' in found:
     both = Vocabularies(found['source'], found['target'])
   else:
     raise ConfigError(f'no vocabulary in {folder}')
-  with open(record) as file:
-    if json.load(file)['fingerprint'] != both.fingerprint:
-      raise ConfigError(
-        f'the vocabulary in {folder} is not the one saved there'
-      )
+  if fingerprint != both.fingerprint:
+    raise ConfigError(
+      f'the vocabulary in {folder} is not the one saved there: {_MEND}'
+    )
   return both
 
 
@@ -249,6 +262,8 @@ def _saved(folder: str, side: str) -> list[str]:
 def _load(path: str) -> Vocabulary:
   with open(path, 'rb') as file:
     content = file.read()
+  if not content:  # Which sentencepiece takes without a word.
+    raise ValueError(f'{path} is empty')
   if path.endswith(SymbolVocabulary.suffix):
     return SymbolVocabulary(content.decode().split('\n'))
   return SentencePieceVocabulary(content)
