@@ -1,6 +1,7 @@
 """Files and TFDS: what is read, and one clear line for what cannot be."""
 
 import gzip
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from tensorflow_datasets.core.download import util
 
+from transformer_jax import flags
 from transformer_jax.config import ConfigError
 from transformer_jax.data.text import open_text
 
@@ -97,7 +99,24 @@ def test_empty_file(data, folder):
 
 def test_split_that_does_not_exist(data):
   line = refused(data, 'valid')
-  assert "'valid'" in line and 'test, train, validation' in line
+  assert "'valid'" in line and line.endswith('test, train, validation')
+
+
+def test_without_a_test_split_another_that_is_held_out_is_named(data, folder):
+  for path in folder.glob('test.*'):
+    path.unlink()
+  told = 'there is: train, validation; --data.test_split=validation would do'
+  assert refused(data, 'test').endswith(told)
+  for path in folder.glob('validation.*'):
+    path.unlink()
+  assert refused(data, 'test').endswith('there is: train')
+
+
+def test_a_split_that_is_there_plain_and_packed(data, folder):
+  (folder / 'test.en').write_text('another text\n')
+  line = refused(data, 'test')
+  assert f'{folder}/test.en and {folder}/test.en.gz are both' in line
+  assert line.endswith('remove one')
 
 
 def test_half_a_gzip_file(data, folder):
@@ -176,6 +195,8 @@ def test_tfds_part_of_a_split(tfds_data):
   assert text.size(parts[0]) == 7
   assert len({text.identity(s) for s in ('train', *parts)}) == 3
   assert "no split 'train[:x%]'" in refused(tfds_data, 'train[:x%]')
+  line = refused(tfds_data, 'train[:0%]')
+  assert line == "split 'train[:0%]' of tfds:tiny_pairs has no pairs"
 
 
 def test_tfds_needs_no_tensorflow(tfds_data):
@@ -184,7 +205,9 @@ def test_tfds_needs_no_tensorflow(tfds_data):
 
 
 def test_tfds_unknown_split_and_language(tfds_data):
-  assert 'there is: train, dev' in refused(tfds_data, 'validation')
+  line = refused(tfds_data, 'validation')
+  assert 'there is: train, dev' in line
+  assert line.endswith('; --data.validation_split=dev would do')
   line = refused(replace(tfds_data, pair='en-de'))
   assert "'de'" in line and 'en, ko' in line
 
@@ -247,11 +270,21 @@ def test_tfds_stored_in_another_format_is_refused(tfds_data, tmp_path):
 
 def test_wmt14_resolves_and_says_how_to_prepare_it(data, tmp_path):
   source = 'tfds:wmt14_translate/de-en'
-  wmt = replace(data, source=source, pair='en-de', tfds_dir=str(tmp_path))
-  assert refused(wmt).endswith(
-    'run: python -m experiments.prepare '
-    f'--data.source={source} --data.pair=en-de --data.tfds_dir={tmp_path}'
+  wmt = replace(
+    data,
+    source=source,
+    pair='en-de',
+    train_split='train[:10%]',
+    tfds_dir=str(tmp_path),
   )
+  line = refused(wmt)
+  assert "'--data.train_split=train[:10%]'" in line
+  *_, program, words = line.partition('run: python -m experiments.prepare ')
+  assert program and shlex.split(words)
+  # Everything that is not at its default: the same data.
+  config, _ = flags.parse(shlex.split(words))
+  assert config.data == wmt
+  assert '--data.seed' not in words
 
 
 def test_tfds_that_is_no_translation_or_not_known(data):

@@ -2,10 +2,13 @@
 
 import abc
 import codecs
+import dataclasses
+import difflib
 import gzip
 import hashlib
 import importlib
 import os
+import shlex
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, BinaryIO, NamedTuple
@@ -68,6 +71,18 @@ def _languages(pair: str) -> tuple[str, str]:
       'for instance --data.pair=en-de'
     )
   return source, target
+
+
+def _another(split: str, known: Iterable[str], data: DataConfig) -> str:
+  """The flag that names another of `known`, if a field names `split`."""
+  for field in ('train_split', 'validation_split', 'test_split'):
+    if getattr(data, field) == split:
+      # Never training data where held-out data is missing.
+      trained_on = data.train_split.partition('[')[0]
+      others = [name for name in known if name != trained_on]
+      near = difflib.get_close_matches(split, others, n=1, cutoff=0)
+      return f'; --data.{field}={near[0]} would do' if near else ''
+  return ''
 
 
 class _Scan(NamedTuple):
@@ -156,6 +171,7 @@ class FileText(TextSource):
 
   def __init__(self, folder: str, data: DataConfig):
     self._folder = os.path.expanduser(folder)
+    self._data = data
     self.languages = _languages(data.pair)
     self._scans: dict[str, tuple[_Scan, _Scan]] = {}
     if not os.path.isdir(self._folder):
@@ -167,6 +183,11 @@ class FileText(TextSource):
   def _path(self, split: str, language: str) -> str | None:
     path = os.path.join(self._folder, f'{split}.{language}')
     found = [p for p in (path, path + '.gz') if os.path.isfile(p)]
+    if len(found) > 1:
+      raise ConfigError(
+        f'{" and ".join(found)} are both there, and which is meant is not '
+        'known: remove one'
+      )
     return found[0] if found else None
 
   def _splits(self) -> list[str]:
@@ -186,10 +207,12 @@ class FileText(TextSource):
   def _paths(self, split: str) -> list[str]:
     paths = [self._path(split, language) for language in self.languages]
     if not any(paths):
-      known = ', '.join(self._splits()) or 'none for this pair'
+      known = self._splits()
       raise ConfigError(
         f'no split {split!r} of {"-".join(self.languages)} in '
-        f'{self._folder}; there is: {known}'
+        f'{self._folder}; there is: '
+        f'{", ".join(known) or "none for this pair"}'
+        f'{_another(split, known, self._data)}'
       )
     for path, language in zip(paths, self.languages, strict=True):
       if path is None:
@@ -302,10 +325,14 @@ class TfdsText(TextSource):
     """What TFDS knows of `split`."""
     builder, data = self._builder, self._data
     if not self._is_prepared():
+      words = [
+        f'--data.{field.name}={getattr(data, field.name)}'
+        for field in dataclasses.fields(data)
+        if getattr(data, field.name) != field.default
+      ]
       raise ConfigError(
         f'tfds:{self._name} is not prepared in {data.tfds_dir}; run: python '
-        f'-m experiments.prepare --data.source={data.source} '
-        f'--data.pair={data.pair} --data.tfds_dir={data.tfds_dir}'
+        f'-m experiments.prepare {shlex.join(words)}'
       )
     kind = builder.info.file_format
     if kind is None or kind.value != 'array_record':
@@ -315,13 +342,17 @@ class TfdsText(TextSource):
         'is read: prepare it into another --data.tfds_dir'
       )
     try:
-      return builder.info.splits[split]  # or a part of one, `train[:10%]`
+      found = builder.info.splits[split]  # or a part of one, `train[:10%]`
     except (ValueError, AssertionError):
       raise ConfigError(
         f'no split {split!r} in tfds:{self._name}; there is: '
         f'{", ".join(builder.info.splits)}, and parts of them such as '
         f'{next(iter(builder.info.splits))}[:10%]'
+        f'{_another(split, builder.info.splits, data)}'
       ) from None
+    if not found.num_examples:
+      raise ConfigError(f'split {split!r} of tfds:{self._name} has no pairs')
+    return found
 
   def check(self, split: str) -> None:
     self._info(split)
