@@ -118,6 +118,64 @@ def test_an_unfinished_cache_is_ignored(data, tmp_path):
   assert done.exists()
 
 
+def _zeroed(content: bytes) -> bytes:
+  middle = len(content) // 4 * 2
+  return content[:middle] + bytes(512) + content[middle + 512 :]
+
+
+@pytest.mark.parametrize(
+  ('file', 'spoil'),
+  [
+    ('source.tokens', lambda content: content[:-100]),
+    ('source.tokens', lambda content: content[:-101]),
+    ('target.tokens', lambda content: b''),
+    ('target.tokens', _zeroed),
+    ('target.offsets.npy', lambda content: content[:-8]),
+    ('target.offsets.npy', _zeroed),
+    ('source.offsets.npy', lambda content: b''),
+    ('types.json', lambda content: content[:9]),
+    ('types.json', None),
+  ],
+)
+def test_a_damaged_cache_is_told_and_encoded_again(data, tmp_path, file, spoil):
+  corpus = corpus_of(data)
+  (place,) = (tmp_path / 'cache').glob('tokens-*')
+  path = place / file
+  content = path.read_bytes()
+  path.unlink()
+  if spoil is not None:
+    path.write_bytes(spoil(content))
+  lines: list[str] = []
+  again = corpus_of(data, progress=lines.append)
+  assert f'the token cache {place} is damaged (' in lines[0]
+  assert lines[0].endswith('): removed')
+  assert lines[1:] == ['encoding train: 200 of 200 pairs']
+  assert path.read_bytes() == content
+  assert texts(again, 'train') == corpus.references('train')
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  done: list[str] = []
+
+  def sync(descriptor: int) -> None:
+    done.append(os.readlink(f'/proc/self/fd/{descriptor}'))
+
+  def rename(old: str, new: str) -> None:
+    done.append('renamed')
+    os.replace(old, new)
+
+  monkeypatch.setattr(os, 'fsync', sync)
+  monkeypatch.setattr(os, 'rename', rename)
+
+  def write(unfinished: str) -> None:
+    (tmp_path / unfinished / 'a').touch()
+
+  cache.build_folder(str(tmp_path / 'place'), write)
+  file, folder, *rest = done
+  assert file == f'{folder}/a' and folder.startswith(f'{tmp_path}/unfinished')
+  assert rest == ['renamed', str(tmp_path)]
+
+
 def test_a_process_that_comes_second_keeps_what_is_there(tmp_path):
   final = tmp_path / 'place'
 

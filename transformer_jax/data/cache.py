@@ -23,6 +23,8 @@ from transformer_jax.data.tokens import EOS, PAD, Vocabularies
 _FORMAT = 1  # of the files; part of the folder's name
 _CHUNK = 20_000  # pairs encoded at once: bounds the memory
 SIDES = ('source', 'target')
+# What reading files raises that are not as they were written.
+_DAMAGED = FileNotFoundError, EOFError, LookupError, TypeError, ValueError
 
 
 class Batch(NamedTuple):
@@ -128,6 +130,8 @@ def open_cache(
 ) -> StoredPairs:
   """The tokens of `split`, from `folder` or encoded into it now.
 
+  What is there and damaged is removed and encoded again.
+
   Raises:
     ConfigError: when the cache cannot be written, or the text is bad.
   """
@@ -137,13 +141,16 @@ def open_cache(
     ).encode()
   ).hexdigest()[:24]
   final = os.path.join(os.path.expanduser(folder), f'tokens-{name}')
-  if not os.path.isdir(final):
-    build_folder(
-      final,
-      lambda unfinished: _encode(
-        text, vocabularies, split, unfinished, progress
-      ),
-    )
+  if os.path.isdir(final):
+    try:
+      return _mapped(final)
+    except ConfigError as error:
+      progress(f'{error}: removed')
+      shutil.rmtree(final)
+  build_folder(
+    final,
+    lambda unfinished: _encode(text, vocabularies, split, unfinished, progress),
+  )
   return _mapped(final)
 
 
@@ -158,7 +165,13 @@ def build_folder(final: str, write: Callable[[str], None]) -> None:
   try:
     os.makedirs(unfinished)
     write(unfinished)
+    # Renamed before its content is on the disk, it could lose that content to
+    # a power cut, and keep its name.
+    for file in os.listdir(unfinished):
+      _sync(os.path.join(unfinished, file))
+    _sync(unfinished)
     _rename(unfinished, final)
+    _sync(parent)
   except OSError as error:
     raise ConfigError(
       f'cannot write {final}: {error.strerror or error}; make room there or '
@@ -166,6 +179,19 @@ def build_folder(final: str, write: Callable[[str], None]) -> None:
     ) from None
   finally:
     shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _sync(path: str) -> None:
+  """See a file, or the names in a folder, to the disk."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  except OSError:
+    # Not every file system does it for a folder.
+    if not os.path.isdir(path):
+      raise
+  finally:
+    os.close(descriptor)
 
 
 def _rename(unfinished: str, final: str) -> None:
@@ -231,16 +257,45 @@ def _chunks(
 
 
 def _mapped(folder: str) -> StoredPairs:
-  with open(os.path.join(folder, 'types.json')) as file:
-    kinds = json.load(file)
-  sides = []
-  for side in SIDES:
-    tokens = np.memmap(
-      os.path.join(folder, f'{side}.tokens'), dtype=kinds[side], mode='r'
-    )
-    offsets = np.load(
-      os.path.join(folder, f'{side}.offsets.npy'), mmap_mode='r'
-    )
-    # Plain views: indexing a memmap subclass costs several times more.
-    sides.append(Side(tokens.view(np.ndarray), offsets.view(np.ndarray)))
-  return StoredPairs(*sides)
+  """What `_encode` wrote.
+
+  Raises:
+    ConfigError: it is damaged.
+  """
+  try:
+    with open(os.path.join(folder, 'types.json')) as file:
+      kinds = json.load(file)
+    source, target = (_side(folder, side, kinds[side]) for side in SIDES)
+    if len(source.offsets) != len(target.offsets):
+      raise ValueError('one side has more rows than the other')
+  except _DAMAGED as error:
+    raise ConfigError(
+      f'the token cache {folder} is damaged ({error})'
+    ) from None
+  return StoredPairs(source, target)
+
+
+def _side(folder: str, side: str, kind: str) -> Side:
+  """Tokens and offsets of `side`, seen to be whole.
+
+  Every row is seen to end where it should, which costs little beside the
+  training that reads it all: what a disk lost is read as zeros, and zeros as
+  padding.
+
+  Raises:
+    ValueError: a row does not, or a file is none of ours.
+  """
+  path = os.path.join(folder, side)
+  tokens = np.memmap(f'{path}.tokens', dtype=kind, mode='r')
+  offsets = np.load(f'{path}.offsets.npy', mmap_mode='r')
+  # Plain views: indexing a memmap subclass costs several times more.
+  found = Side(tokens.view(np.ndarray), offsets.view(np.ndarray))
+  end_n = found.offsets[1:]
+  if (
+    found.offsets[0] != 0
+    or (np.diff(found.offsets) < 1).any()
+    or found.offsets[-1] != len(found.tokens)
+    or (found.tokens[end_n - 1] != EOS).any()
+  ):
+    raise ValueError(f'rows of {side} do not end where they should')
+  return found
