@@ -7,8 +7,8 @@ Loss, perplexity and accuracy are those of the references by teacher forcing,
 in nats a token without label smoothing; `exact` is the share of references
 that were the likeliest in every token. BLEU and chrF are of the translations,
 with sacrebleu's signatures. Text that is already tokenised
-(data.text=pretokenized) is scored as it stands, under the name tokenized_bleu.
-The line is kept in WORKDIR/results as well.
+(data.text=pretokenized) is scored as it stands, under the names tokenized_bleu
+and tokenized_chrf. The line is kept in WORKDIR/results as well.
 """
 
 import hashlib
@@ -31,7 +31,10 @@ EXTRA = (
   flags.Flag('source', str, '', 'file to translate, instead of a split'),
   flags.Flag('reference', str, '', 'file with its translation, by line'),
   flags.Flag(
-    'tokenize', str, '13a', "sacrebleu's tokenizer of raw text, as ko-mecab"
+    'tokenize',
+    str,
+    '',
+    "sacrebleu's tokenizer of raw text, as ko-mecab; 13a by default",
   ),
   *hosts.FLAGS,
 )
@@ -190,17 +193,19 @@ def evaluate_run(
 ) -> None:
   import dataclasses
 
+  from transformer_jax.inference.evaluate import tokenizer
   from transformer_jax.training.compiled import use_cache
   from transformer_jax.training.record import write_atomically
 
   use_cache(config)
+  tokenize = tokenizer(config.data.text, options.tokenize)
   name, pairs = chosen_pairs(config, options)
   run = restore.load_run(options.workdir, config)
   hosts.say(f'{len(pairs):,} pairs of {name}; checkpoints {run.steps}')
   result = dict(
     split=name,
     **scores(run, pairs, options.tokenize, check),
-    tokenize=options.tokenize,
+    tokenize=tokenize,
     files=[
       str(pathlib.Path(path).expanduser().absolute())
       for path in (options.source, options.reference)

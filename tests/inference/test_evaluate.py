@@ -81,8 +81,8 @@ def test_tokenised_bleu_has_its_own_name():
   assert set(tokenised) == {
     'tokenized_bleu',
     'tokenized_bleu_signature',
-    'chrf',
-    'chrf_signature',
+    'tokenized_chrf',
+    'tokenized_chrf_signature',
   }
   assert 'tok:13a' in raw['bleu_signature']
   assert 'tok:none' in tokenised['tokenized_bleu_signature']
@@ -104,6 +104,7 @@ def test_bleu_by_hand():
   [
     ('raw', 'moses', 'not one of 13a, intl'),
     ('pretokenized', 'zh', 'scored as it stands'),
+    ('pretokenized', '13a', 'scored as it stands'),
   ],
 )
 def test_a_tokenizer_that_does_not_fit_is_refused(text, tokenize, told):

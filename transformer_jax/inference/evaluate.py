@@ -201,55 +201,66 @@ def scores_of_pairs(pairs: Sequence[PairScore]) -> Scores:
 
 TOKENIZERS = ('13a', 'intl', 'char', 'zh', 'ja-mecab', 'ko-mecab')
 
+# data.text -> what chrF of such text is called, as BLEU_NAMES.
+CHRF_NAMES = {'raw': 'chrf', 'pretokenized': 'tokenized_chrf'}
+
+
+def tokenizer(text: str, asked: str = '') -> str:
+  """sacrebleu's tokenizer of a data.text: the one asked for, or the usual.
+
+  Raises:
+    ConfigError: it is unknown, or asked for text that is tokenised.
+  """
+  if asked and asked not in TOKENIZERS:
+    raise ConfigError(f'tokenize={asked} is not one of {", ".join(TOKENIZERS)}')
+  if text == 'raw':
+    return asked or TOKENIZERS[0]
+  if asked:
+    raise ConfigError(
+      f'tokenize={asked} does not go with data.text={text}, which is scored '
+      'as it stands'
+    )
+  return 'none'
+
 
 def bleu(
   hypotheses: Sequence[str],
   references: Sequence[str],
   *,
   text: str,
-  tokenize: str = '13a',
+  tokenize: str = '',
 ) -> dict[str, Any]:
   """BLEU and chrF of a corpus by sacrebleu, with their signatures.
 
   Args:
     hypotheses: a translation for each reference.
     references: one for each sentence.
-    text: data.text; raw text is tokenised by sacrebleu and scored as `bleu`,
-      tokens that are separated already are scored as they stand, as
-      `tokenized_bleu`.
-    tokenize: sacrebleu's tokenizer of raw text, one of TOKENIZERS; 13a is
+    text: data.text; raw text is tokenised by sacrebleu and scored as `bleu`
+      and `chrf`, tokens that are separated already are scored as they stand,
+      as `tokenized_bleu` and `tokenized_chrf`.
+    tokenize: sacrebleu's tokenizer of raw text, one of TOKENIZERS; '' is 13a,
       that of WMT; Chinese, Japanese and Korean have their own.
 
   Returns:
-    {'bleu' or 'tokenized_bleu': ..., 'chrf': ..., '..._signature': ...}.
+    Both scores by these names, and each '..._signature'.
 
   Raises:
-    ConfigError: for a tokenizer that is unknown or not installed, or one that
-      is asked for text that is tokenised.
+    ConfigError: for a tokenizer that is not installed; see `tokenizer`.
   """
   from sacrebleu.metrics.bleu import BLEU
   from sacrebleu.metrics.chrf import CHRF
 
-  if tokenize not in TOKENIZERS:
-    raise ConfigError(
-      f'tokenize={tokenize} is not one of {", ".join(TOKENIZERS)}'
-    )
-  if text == 'pretokenized' and tokenize != '13a':
-    raise ConfigError(
-      f'tokenize={tokenize} does not go with data.text=pretokenized, which '
-      'is scored as it stands'
-    )
-  name = BLEU_NAMES[text]
-  own = tokenize if text == 'raw' else 'none'
+  own = tokenizer(text, tokenize)
   try:
     # force: tokenised input is what was asked for, not a mistake.
     metric = BLEU(tokenize=own, force=True)
   except (ImportError, RuntimeError) as error:
     raise ConfigError(
-      f'tokenize={tokenize} is not installed: {" ".join(str(error).split())}'
+      f'tokenize={own} is not installed: {" ".join(str(error).split())}'
     ) from None
   result: dict[str, Any] = {}
-  for key, judge in ((name, metric), ('chrf', CHRF())):
+  judges = {BLEU_NAMES[text]: metric, CHRF_NAMES[text]: CHRF()}
+  for key, judge in judges.items():
     score = judge.corpus_score(list(hypotheses), [list(references)])
     result[key] = score.score
     result[f'{key}_signature'] = str(judge.get_signature())
