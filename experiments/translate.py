@@ -36,6 +36,9 @@ EXTRA = (
   *hosts.FLAGS,
 )
 
+# What scoring given translations reads of decoding.
+READ_BY_SCORE = ('decode.max_tokens', 'decode.average', 'decode.checkpoint')
+
 # Lines that are sorted by length together; their output is written before the
 # next ones are begun.
 LINES = 1 << 14
@@ -57,6 +60,16 @@ def pairs_of(lines: Sequence[str]) -> list[tuple[str, str]]:
       )
     pairs.append((source, target[0]))
   return pairs
+
+
+def admit_scoring(overrides: Iterable[str]) -> None:
+  """Refuse flags of a search where nothing is searched."""
+  for path in overrides:
+    if path.startswith('decode.') and path not in READ_BY_SCORE:
+      raise ConfigError(
+        f'--{path} has no effect with --score, which scores the translations '
+        'that are given: leave out one of them'
+      )
 
 
 def chunks(total: int) -> Iterator[slice]:
@@ -174,6 +187,8 @@ def translate_lines(
 ) -> None:
   from transformer_jax.data.text import decoded_lines
 
+  if options.score:
+    admit_scoring(options.overrides)
   lines = decoded_lines(hosts.shared(sys.stdin.buffer), 'stdin')
   pairs = pairs_of(lines) if options.score else []
   from transformer_jax.training.compiled import use_cache

@@ -88,6 +88,8 @@ def test_override_refuses(path, value, words):
     ({'data.vocabulary': 'separate'}, 'model.tie=decoder'),
     ({'decode.strategy': 'greedy', 'decode.n_best': 2}, 'decode.n_best'),
     ({'decode.n_best': 9}, 'decode.beam_size=4'),
+    ({'decode.top_k': 5}, 'decode.top_k=5 is read by decode.strategy=sample'),
+    ({'decode.temperature': 0.5}, 'take --decode.strategy=sample'),
     ({'data.task_min_length': 13}, 'data.task_max_length=12'),
     ({'data.max_tokens': 2047}, 'does not hold 8 sentences'),
   ],

@@ -74,6 +74,18 @@ def test_base_is_what_preset_and_flags_are_laid_upon():
   assert options.overrides == {'decode.n_best': 5}
 
 
+def test_what_another_strategy_reads_is_refused_when_given():
+  beam = dict(beam_size=9, penalty='length', alpha=1.0, stop='count')
+  for strategy, fields in (('greedy', beam), ('beam', dict(seed=3))):
+    for name, value in fields.items():
+      with pytest.raises(ConfigError, match=f'decode.{name}={value} is read'):
+        parse(f'--decode.strategy={strategy}', f'--decode.{name}={value}')
+  # What a preset or a run holds for its own strategy stands in no way.
+  greedy, _ = parse('--preset=tiny', '--decode.strategy=greedy')
+  assert greedy.decode.alpha == 1.0 != Config().decode.alpha
+  parse('--decode.strategy=sample', '--decode.seed=3', '--decode.top_k=5')
+
+
 def test_own_flags():
   _, options = parse('--workdir=w', '--dry_run', extra=[WORKDIR, DRY_RUN])
   assert (options.workdir, options.dry_run) == ('w', True)

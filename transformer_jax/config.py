@@ -39,6 +39,17 @@ def choice(*choices: str, help: str, affects='result') -> Any:
 # number than BLEU: it has its own name, so that no table can mix them.
 BLEU_NAMES = {'raw': 'bleu', 'pretokenized': 'tokenized_bleu'}
 
+# Fields of decoding that are read by one decode.strategy alone.
+STRATEGY_OF = {
+  'decode.beam_size': 'beam',
+  'decode.penalty': 'beam',
+  'decode.alpha': 'beam',
+  'decode.stop': 'beam',
+  'decode.temperature': 'sample',
+  'decode.top_k': 'sample',
+  'decode.seed': 'sample',
+}
+
 _SITE_SCALES = (
   'same',
   'rsqrt_d_k',
@@ -531,13 +542,9 @@ def validate(config: Config) -> None:
   for refusal in REFUSALS:
     if refusal.refused(config):
       raise ConfigError(refusal.reason(config))
-  if decode.strategy == 'greedy' and decode.n_best > 1:
-    raise ConfigError('decode.n_best needs --decode.strategy=beam or sample')
-  if decode.strategy == 'beam' and decode.n_best > decode.beam_size:
-    raise ConfigError(
-      f'decode.n_best={decode.n_best} is more than '
-      f'decode.beam_size={decode.beam_size}'
-    )
+  # What draws is set in the hope of samples: a beam would be no answer.
+  admit_given(config, ('decode.temperature', 'decode.top_k'))
+  admit_n_best(decode)
   if data.task_min_length > data.task_max_length:
     raise ConfigError(
       f'data.task_min_length={data.task_min_length} is more than '
@@ -548,3 +555,35 @@ def validate(config: Config) -> None:
       f'data.max_tokens={data.max_tokens} does not hold 8 sentences of '
       f'data.max_length={data.max_length}'
     )
+
+
+def admit_n_best(decode: DecodeConfig) -> None:
+  """Refuse more hypotheses than there will be."""
+  if decode.strategy == 'greedy' and decode.n_best > 1:
+    raise ConfigError('decode.n_best needs --decode.strategy=beam or sample')
+  if decode.strategy == 'beam' and decode.n_best > decode.beam_size:
+    raise ConfigError(
+      f'decode.n_best={decode.n_best} is more than '
+      f'decode.beam_size={decode.beam_size}'
+    )
+
+
+def admit_given(config: Config, given: Iterable[str]) -> None:
+  """Refuse a field that was given and would not be read.
+
+  Args:
+    config: the whole of it.
+    given: dotted paths; one at its default is as good as not given.
+
+  Raises:
+    ConfigError: names the strategy that reads it.
+  """
+  values, strategy = flatten(config), config.decode.strategy
+  for path in given:
+    reader, usual = STRATEGY_OF.get(path, strategy), FIELDS[path].default
+    if reader != strategy and values[path] != usual:
+      raise ConfigError(
+        f'{path}={values[path]} is read by decode.strategy={reader} alone, '
+        f'not by {strategy}: take --decode.strategy={reader}, or leave '
+        f'{path} at {usual}'
+      )

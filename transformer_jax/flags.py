@@ -214,6 +214,11 @@ def parse(
   start = Config() if base is None else base(options)
   config = config_lib.override(start, overrides)
   config_lib.validate(config)
+  # A preset, or a run, may hold what another strategy reads; a person who
+  # gives it wants it read.
+  config_lib.admit_given(
+    config, [path for path in config_lib.FIELDS if values[path].present]
+  )
   return config, options
 
 

@@ -139,6 +139,28 @@ def test_evaluate_on_files_is_evaluate_on_their_split(call, run, tmp_path):
     assert files[name] == split[name]
 
 
+def test_tokenised_text_is_scored_as_it_stands_and_says_so(
+  call, run, workdir, tmp_path
+):
+  folder = tmp_path / 'tokens'
+  folder.mkdir()
+  for name in ('vocabulary', 'checkpoints'):
+    (folder / name).symlink_to(pathlib.Path(workdir, name))
+  about = json.loads(pathlib.Path(workdir, 'config.json').read_text())
+  about['config']['data.text'] = 'pretokenized'
+  (folder / 'config.json').write_text(json.dumps(about))
+  (tmp_path / 'text').write_text(words(run, 5, 6))
+  text = (f'--{side}={tmp_path}/text' for side in ('source', 'reference'))
+  arguments = [f'--workdir={folder}', '--decode.strategy=greedy', *text]
+  code, out, err = call('evaluate', '--tokenize=13a', *arguments)
+  assert (code, out) == (2, '') and err.count('\n') == 1
+  assert 'tokenize=13a does not go with data.text=pretokenized' in err
+  found = json.loads(call('evaluate', *arguments)[1])
+  assert found['tokenize'] == 'none'
+  assert 'tok:none' in found['tokenized_bleu_signature']
+  assert 'tokenized_chrf' in found and not {'bleu', 'chrf'} & set(found)
+
+
 def test_results_of_other_settings_have_other_names(workdir, tmp_path):
   def path(*, decode=(), tokenize='13a', files=()):
     own = dataclasses.asdict(DecodeConfig(**dict(decode)))
@@ -195,6 +217,8 @@ def test_a_damaged_gzip_is_refused(tmp_path, spoil):
     ([], b'a\n\xff\n', 'stdin, line 2: not valid UTF-8'),
     (['--score'], b'a\tb\nc\n', 'stdin, line 2: 0 tabs'),
     (['--decode.n_best=9'], b'', 'decode.n_best=9 is more than'),
+    (['--decode.top_k=5'], b'', 'take --decode.strategy=sample'),
+    (['--score', '--decode.n_best=2'], b'', '--decode.n_best has no effect'),
   ],
 )
 def test_translate_refuses_in_one_line(call, arguments, stdin, told):
