@@ -67,8 +67,8 @@ def load_run(workdir: str, config: Config) -> Run:
     config: of `config_of`, with the decode fields wanted.
 
   Raises:
-    ConfigError: no run, no vocabulary, no whole checkpoint, or a plugin that
-      is not the one it was trained with.
+    ConfigError: no run, no vocabulary, no whole checkpoint, no best one kept,
+      or a plugin that is not the one it was trained with.
   """
   import jax
 
@@ -82,6 +82,13 @@ def load_run(workdir: str, config: Config) -> Run:
   from transformer_jax.training import sharding
   from transformer_jax.training.checkpoint import Checkpoints, average
 
+  if config.decode.checkpoint == 'best' and not config.train.keep_best:
+    raise ConfigError(
+      f'decode.checkpoint=best: {workdir} keeps its newest checkpoints '
+      'whatever their metric (train.keep_best=0); take '
+      '--decode.checkpoint=latest, or train with --train.keep_best=1 from the '
+      'start'
+    )
   folder = pathlib.Path(workdir).expanduser()
   record.admit_data(folder, plugins.used(config))
   vocabularies = load_vocabularies(str(folder / 'vocabulary'))
