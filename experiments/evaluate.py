@@ -131,8 +131,13 @@ def scores(
   )
   hosts.say(f'loss {forced.loss:.4f}, accuracy {forced.accuracy:.4f}')
 
+  said = 0
+
   def progress(done: int, total: int) -> None:
-    hosts.say(f'translated {done:,} of {total:,}')
+    nonlocal said
+    if done > said:
+      hosts.say(f'translated {done:,} of {total:,}')
+    said = done
     check()
 
   start = time.monotonic()

@@ -120,12 +120,16 @@ def translate(
 
   # All lines before any work: one that is refused is refused at once.
   encode(lines, run.vocabularies.source, config=run.model.config)
+  said = 0
   for part in chunks(len(lines)):
     first = part.start + 1
 
     def progress(done: int, total: int, before: int = part.start) -> None:
-      text = f'\r{before + done:,} of {len(lines):,} lines'
-      hosts.say(text, end='' if done < total else '\n')
+      nonlocal said
+      if before + done > said:
+        text = f'\r{before + done:,} of {len(lines):,} lines'
+        hosts.say(text, end='' if done < total else '\n')
+      said = before + done
       check()
 
     found = translate_sentences(

@@ -20,7 +20,7 @@ from experiments import evaluate as evaluate_program
 from experiments import translate as translate_program
 from transformer_jax import flags
 from transformer_jax.config import ConfigError, DecodeConfig, override
-from transformer_jax.inference import restore
+from transformer_jax.inference import restore, translate
 
 PROGRAMS = {
   'attend': attend_program,
@@ -72,6 +72,22 @@ def test_translate_keeps_lines(call, run):
   # Backwards, and in two parts.
   code, out, _ = call('translate', stdin='\n'.join(lines[::-1]).encode())
   assert out.split('\n')[:4] == translated[::-1]
+
+
+def test_progress_is_said_when_it_moved(call, run, monkeypatch):
+  def translate_sentences(model, params, sentences, *, progress, **_):
+    for done in (1, 1, 2, 2, 2):
+      progress(done, 2)
+    found = [[translate.Translation(text, 0.0, 0.0)] for text in sentences]
+    return translate.Translations(found, 0.0)
+
+  monkeypatch.setattr(translate, 'translate_sentences', translate_sentences)
+  text = '\n'.join([words(run, 5, 6), words(run, 7)] * 2).encode()
+  monkeypatch.setattr(translate_program, 'LINES', 2)
+  told = call('translate', stdin=text)[2].partition('\n')[2]
+  assert told == '\r1 of 4 lines\r2 of 4 lines\n\r3 of 4 lines\r4 of 4 lines\n'
+  told = call('evaluate')[2]
+  assert [told.count(f'translated {n} of 2') for n in (1, 2)] == [1, 1]
 
 
 def test_parts_of_a_long_text_join_without_a_seam(call, run, monkeypatch):
@@ -288,6 +304,14 @@ def test_what_is_kept_as_best_alone_joins_no_average(workdir, config, capsys):
   best = dict(decode__checkpoint='best', train__keep_latest=1)
   assert load(**best) == ([16], '')
   assert load(decode__average=2, **best)[0] == [16]
+
+
+def test_the_best_of_what_was_not_kept_for_it_is_refused(workdir, config):
+  kept_by_age = override(config, {'train.keep_best': 0})
+  assert restore.load_run(workdir, kept_by_age).steps == [24]
+  best = override(kept_by_age, {'decode.checkpoint': 'best'})
+  with pytest.raises(ConfigError, match='take --decode.checkpoint=latest'):
+    restore.load_run(workdir, best)
 
 
 def test_a_run_without_checkpoints_is_refused(workdir, config, tmp_path):
