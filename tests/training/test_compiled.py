@@ -8,7 +8,7 @@ import pytest
 from transformer_jax.config import Config, ConfigError, override
 from transformer_jax.data.batches import Shape
 from transformer_jax.training import compiled, fit, loop, setup
-from transformer_jax.training.state import State
+from transformer_jax.training.state import State, numbers, run_key
 
 
 def test_a_shape_is_compiled_once():
@@ -26,6 +26,17 @@ def test_a_shape_is_compiled_once():
     state, _ = steps(state, batch)
   assert traced == [(5,), (2,)]
   assert state == 14
+
+
+def test_the_step_of_a_run_takes_the_place_of_its_state(set_up):
+  run = set_up()
+  state = setup.start_or_resume(run)
+  steps = setup.admitted_steps(run, state)
+  batches = run.layout.batch(loop.stacked(run, 0, 1), 1)
+  rest = np.int32(1), run_key(run.config), numbers(run.config)
+  after, _ = steps(state, batches, *rest)
+  assert int(after.step) == 1
+  assert all(x.is_deleted() for x in jax.tree.leaves(state))
 
 
 def test_the_longest_of_equal_batches_is_the_largest():

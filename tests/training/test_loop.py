@@ -21,7 +21,7 @@ from transformer_jax.config import Config, ConfigError, override
 from transformer_jax.data.batches import Shape
 from transformer_jax.data.corpus import open_corpus
 from transformer_jax.nn import implementations
-from transformer_jax.training import loop, population, setup
+from transformer_jax.training import compiled, loop, population, setup
 from transformer_jax.training.checkpoint import CheckpointError, Checkpoints
 from transformer_jax.training.population import Member, Population
 
@@ -93,6 +93,31 @@ def damage(folder, step):
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 4
   path.write_bytes(data)
+
+
+def test_a_call_is_made_before_the_numbers_of_the_last_are_read(
+  train, monkeypatch
+):
+  order = []
+  make, write = compiled.Steps.__call__, loop.write
+
+  def call(self, state, *rest):
+    order.append(f'call {int(state.step)}')
+    return make(self, state, *rest)
+
+  def read(run, pending):
+    if pending is not None:
+      order.append(f'read {pending[0]}')
+    write(run, pending)
+
+  monkeypatch.setattr(compiled.Steps, '__call__', call)
+  monkeypatch.setattr(loop, 'write', read)
+  assert train(train__steps=8)[0] == 0
+  # Calls are of two steps. Before a save all has been read.
+  assert order == [
+    *('call 0', 'call 2', 'read 0', 'call 4', 'read 2'),
+    *('call 6', 'read 4', 'read 6'),
+  ]
 
 
 def test_what_a_run_leaves(unbroken):

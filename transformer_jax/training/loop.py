@@ -319,12 +319,16 @@ def evaluation(
       raise StoppedError
 
   def evaluate(step: int, state: State) -> float:
-    # Summed on the host in float64: the order of batches is fixed.
-    total = [0.0] * len(LossSums._fields)
+    found: list[LossSums] = []
     weights = with_statistics(state.params, state.statistics)
     for batch in held_out:
       check()
-      sums = losses(weights, batch, None, numbers(config))
+      found.append(losses(weights, batch, None, numbers(config)))
+      # One batch runs while the next is made ready; a signal waits for one.
+      jax.block_until_ready(found[-2:-1])
+    # Summed on the host in float64: the order of batches is fixed.
+    total = [0.0] * len(LossSums._fields)
+    for sums in jax.device_get(found):
       total = [a + float(b) for a, b in zip(total, sums, strict=True)]
     values = averages(*total)
     if not math.isfinite(values['loss']):
