@@ -180,6 +180,16 @@ def results_path(workdir: str, name: str, result: dict[str, Any]) -> str:
   return str(folder / file)
 
 
+def named_files(options: types.SimpleNamespace) -> list[str]:
+  """What flags say to read instead of what the run was trained on."""
+  paths = [options.source, options.reference]
+  if not options.source:
+    paths = [options.overrides.get('data.source', '').partition(':')[2]]
+  return [
+    str(pathlib.Path(path).expanduser().absolute()) for path in paths if path
+  ]
+
+
 def main(config: Config, options: types.SimpleNamespace) -> None:
   """Score, print one line, keep it."""
   hosts.start(options)
@@ -211,11 +221,7 @@ def evaluate_run(
     split=name,
     **scores(run, pairs, options.tokenize, check),
     tokenize=tokenize,
-    files=[
-      str(pathlib.Path(path).expanduser().absolute())
-      for path in (options.source, options.reference)
-      if path
-    ],
+    files=named_files(options),
     checkpoint_steps=run.steps,
     decode=dataclasses.asdict(config.decode),
   )

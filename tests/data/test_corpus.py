@@ -15,6 +15,7 @@ from transformer_jax.config import Config, ConfigError, flatten
 from transformer_jax.data import cache
 from transformer_jax.data.batches import make_plan, open_corpus
 from transformer_jax.data.tokens import EOS
+from transformer_jax.training import record, setup
 
 
 def corpus_of(data, workdir=None, progress=lambda line: None):
@@ -207,6 +208,33 @@ def test_no_room_for_the_cache(data, tmp_path):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)
   assert not list((tmp_path / 'cache').glob('unfinished-*'))
+
+
+def test_a_folder_of_files_may_move_and_not_change(data, folder, tmp_path):
+  workdir = tmp_path / 'run'
+
+  def admitted(source: str) -> dict[str, str]:
+    own = replace(Config(), data=replace(data, source=source))
+    found = setup.admitted(
+      own,
+      workdir,
+      vocabulary_in=str(workdir),
+      init_from='',
+      say=lambda line: None,
+    ).fingerprints
+    text = record.describe(own, found)
+    record.write_atomically(workdir / 'config.json', text)
+    return found
+
+  before = admitted(data.source)
+  moved = folder.rename(tmp_path / 'moved')
+  assert admitted(f'files:{moved}') == before
+  with pytest.raises(ConfigError, match=r'data.source files:.* -> task:'):
+    admitted('task:korean')
+  path = moved / 'train.en'
+  path.write_text(path.read_text().replace('fox', 'cat', 1))
+  with pytest.raises(ConfigError, match='the data of .* is not what'):
+    admitted(f'files:{moved}')
 
 
 def test_long_training_pairs_are_dropped_and_counted(data):

@@ -19,8 +19,9 @@ from experiments import attend as attend_program
 from experiments import evaluate as evaluate_program
 from experiments import translate as translate_program
 from transformer_jax import flags
-from transformer_jax.config import ConfigError, DecodeConfig, override
+from transformer_jax.config import Config, ConfigError, DecodeConfig, override
 from transformer_jax.inference import restore, translate
+from transformer_jax.training import record
 
 PROGRAMS = {
   'attend': attend_program,
@@ -266,6 +267,27 @@ def test_evaluate_answers_the_system_in_one_line(call, monkeypatch):
   assert code == 2 and out == ''
   assert err.startswith('error: /data/test.en: Permission denied; mend this')
   assert err.count('\n') == 1
+
+
+def test_files_that_moved_can_be_named(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = override(Config(), {'data.source': 'files:corpus'})
+  record.write_atomically(tmp_path / 'config.json', record.describe(config, {}))
+
+  def parse(*words):
+    return flags.parse(
+      [f'--workdir={tmp_path}', *words],
+      extra=evaluate_program.EXTRA,
+      base=restore.config_of,
+    )
+
+  found, options = parse('--data.source=files:moved')
+  assert found.data.source == 'files:moved'
+  # Another folder, another result.
+  assert evaluate_program.named_files(options) == [f'{tmp_path}/moved']
+  assert evaluate_program.named_files(parse()[1]) == []
+  with pytest.raises(ConfigError, match='data.source belongs to the run'):
+    parse('--data.source=task:reverse')
 
 
 def test_checkpoints_are_chosen_and_averaged(workdir, config):

@@ -43,11 +43,15 @@ def config_of(options: types.SimpleNamespace) -> Config:
     ConfigError: there is no run, or a flag would make it another one.
   """
   config = record.read_config(options.workdir)
-  for path in options.overrides:
-    if not path.startswith(FREE):
+  for path, value in options.overrides.items():
+    moved = path == 'data.source' and record.same_source(
+      config.data.source, value
+    )
+    if not moved and not path.startswith(FREE):
       raise ConfigError(
         f'--{path} belongs to the run in {options.workdir} and stays as it '
-        'was trained; only decode.* flags and mesh.* may be given here'
+        'was trained; only decode.* flags and mesh.* may be given here, and '
+        'data.source for files that moved'
       )
   # A run on one device is decoded on one, others by rows on all there are.
   sizes = dataclasses.astuple(config.mesh)

@@ -79,6 +79,18 @@ def read_config(workdir: str | os.PathLike[str]) -> Config:
     raise ConfigError(f'{path} cannot be read: {error}') from error
 
 
+def same_source(old: str, new: str) -> bool:
+  """Whether two data.source can be the same data: a folder can move.
+
+  What is in it is for `admit_data` to compare.
+
+  >>> same_source('files:corpus', 'files:/data/corpus')
+  True
+  """
+  kinds = {source.partition(':')[0] for source in (old, new)}
+  return old == new or kinds == {'files'}
+
+
 def admit(folder: pathlib.Path, config: Config) -> None:
   """Refuse a folder that holds a run with another result.
 
@@ -93,6 +105,7 @@ def admit(folder: pathlib.Path, config: Config) -> None:
       read_config(folder), config
     ).items()
     if config_lib.FIELDS[path].affects == 'result'
+    and not (path == 'data.source' and same_source(old, new))
   ]
   if changed:
     raise ConfigError(
