@@ -220,13 +220,14 @@ def test_held_out_pairs_longer_than_any_budget_are_kept():
   assert max(batch.source_BS.shape[1] for _, batch in found) == 900
 
 
-def test_only_pairs_up_to_a_length():
+def test_only_pairs_that_are_wanted():
   pairs = stored([(3, 4), (9, 2), (5, 5), (2, 6), (5, 1)])
-  short = pairs.up_to(5)
+  short = pairs.only(np.maximum(*pairs.lengths) <= 5)
   assert len(short) == 3
   assert [n.tolist() for n in short.lengths] == [[3, 5, 5], [4, 5, 1]]
   batch = short.gather(np.array([2, -1, 0]), 6, 5)
   assert batch.source_BS[0].tolist() == [4004, 4005, 4006, 4007, EOS, 0]
   assert not batch.source_BS[1].any()
-  assert pairs.up_to(9) is pairs
-  assert len(short.up_to(4)) == 1
+  assert pairs.only(np.full(5, True)) is pairs
+  again = short.only(np.array([False, True, False]))
+  assert [n.tolist() for n in again.lengths] == [[5], [5]]

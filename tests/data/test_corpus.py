@@ -1,5 +1,7 @@
 """Vocabulary, token cache and limits of a corpus of text."""
 
+import hashlib
+import json
 import os
 import resource
 import subprocess
@@ -14,6 +16,7 @@ from experiments import prepare as prepare_program
 from transformer_jax.config import Config, ConfigError, flatten
 from transformer_jax.data import cache
 from transformer_jax.data.batches import make_plan, open_corpus
+from transformer_jax.data.text import open_text
 from transformer_jax.data.tokens import EOS
 from transformer_jax.training import record, setup
 
@@ -251,6 +254,42 @@ def test_long_training_pairs_are_dropped_and_counted(data):
   steps = range(plan.steps_per_epoch(0))
   ids = np.concatenate([plan.ids(0, step) for step in steps])
   assert sorted(ids[ids >= 0]) == list(range(200 - dropped))
+
+
+def fingerprint(data, corpus, *more: str) -> str:
+  text = open_text(data)
+  parts = [text.identity(split) for split in ('train', 'validation')]
+  parts += [corpus.vocabularies.fingerprint, *more]
+  return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def test_training_pairs_with_an_empty_side_are_dropped_and_counted(
+  data, folder
+):
+  before = corpus_of(data)
+  assert before.fingerprint == fingerprint(data, before)
+  blank = {'train': {3: ('', 'x'), 5: (' ', ''), 8: ('x', '')}}
+  blank['validation'] = {0: ('', 'x')}
+  for split, changes in blank.items():
+    for side, language in enumerate(('en', 'ko')):
+      path = folder / f'{split}.{language}'
+      rows = path.read_text().split('\n')
+      for number, pair in changes.items():
+        rows[number] = pair[side]
+      path.write_text('\n'.join(rows))
+  lines: list[str] = []
+  corpus = corpus_of(data, progress=lines.append)
+  assert lines[-1] == '3 of 200 pairs of train have an empty side: dropped'
+  assert corpus.dropped['train'] == 3
+  kept = [n for n in range(200) if n not in blank['train']]
+  every = corpus.references('train')
+  assert texts(corpus, 'train') == [every[number] for number in kept]
+  # Held-out data is as it is.
+  assert len(corpus.pairs('validation')) == 30
+  assert corpus.dropped['validation'] == 0
+  assert texts(corpus, 'validation')[0] == ('', 'x')
+  # Other data than what was trained on with them.
+  assert corpus.fingerprint == fingerprint(data, corpus, 'empty sides dropped')
 
 
 def test_held_out_pairs_are_never_dropped(data):

@@ -101,13 +101,11 @@ class StoredPairs:
       return source_n, target_n
     return source_n[self._kept], target_n[self._kept]
 
-  def up_to(self, length: int) -> 'StoredPairs':
-    """The pairs of which neither side is longer than `length` tokens."""
-    source_n, target_n = self.lengths
-    fits_n = np.maximum(source_n, target_n) <= length
-    if fits_n.all():
+  def only(self, wanted_n: np.ndarray) -> 'StoredPairs':
+    """The pairs that are marked."""
+    if wanted_n.all():
       return self
-    kept = np.flatnonzero(fits_n).astype(np.int32)
+    kept = np.flatnonzero(wanted_n).astype(np.int32)
     if self._kept is not None:
       kept = self._kept[kept]
     return StoredPairs(*self._sides, kept)

@@ -41,7 +41,7 @@ class Corpus(abc.ABC):
 
   vocabularies: Vocabularies
   train: 'Pairs | EndlessPairs'
-  dropped: dict[str, int]  # pairs over data.max_length, of each opened split
+  dropped: dict[str, int]  # pairs of each opened split that are not trained on
   fingerprint: str  # of all that training and its validation read
 
   @abc.abstractmethod
@@ -112,11 +112,14 @@ class TextCorpus(Corpus):
     self._pairs: dict[str, Pairs] = {}
     self.dropped = {}
     self.vocabularies = vocabularies or _learned(self._text, data, progress)
+    self._empty = 0  # pairs of training that have an empty side
     self.train = self.pairs(data.train_split)
     self.fingerprint = _digest(
       self._text.identity(data.train_split),
       self._text.identity(data.validation_split),
       self.vocabularies.fingerprint,
+      # A run that began when such pairs were trained on read other data.
+      *(['empty sides dropped'] if self._empty else []),
     )
 
   def pairs(self, split: str) -> Pairs:
@@ -128,26 +131,35 @@ class TextCorpus(Corpus):
         folder=self._data.cache_dir,
         progress=self._progress,
       )
-      self._pairs[split] = self._within_limit(split, every)
+      training = split == self._data.train_split
+      kept = self._to_train_on(every) if training else every
+      self._pairs[split] = kept
+      self.dropped[split] = len(every) - len(kept)
     return self._pairs[split]
 
-  def _within_limit(self, split: str, every: StoredPairs) -> StoredPairs:
-    data = self._data
-    self.dropped[split] = 0
-    if split != data.train_split:
-      return every
-    kept = every.up_to(data.max_length)
-    self.dropped[split] = len(every) - len(kept)
-    found = (
-      f'{self.dropped[split]:,} of {len(every):,} pairs of {split} have more '
-      f'than data.max_length={data.max_length} tokens'
+  def _to_train_on(self, every: StoredPairs) -> StoredPairs:
+    """The pairs that are not over data.max_length and have two sides."""
+    data, lengths = self._data, every.lengths
+    over_n = np.maximum(*lengths) > data.max_length
+    empty_n = ~over_n & (np.minimum(*lengths) == 1)  # The end alone.
+    self._empty = int(empty_n.sum())
+    counts = int(over_n.sum()), self._empty
+    reasons = (
+      f'more than data.max_length={data.max_length} tokens',
+      'an empty side',
     )
-    if self.dropped[split] and data.over_length == 'refuse':
-      raise ConfigError(f'{found}; raise it or take --data.over_length=drop')
+    over, empty = (
+      f'{count:,} of {len(every):,} pairs of {data.train_split} have {reason}'
+      for count, reason in zip(counts, reasons, strict=True)
+    )
+    if counts[0] and data.over_length == 'refuse':
+      raise ConfigError(f'{over}; raise it or take --data.over_length=drop')
+    kept = every.only(~(over_n | empty_n))
     if not len(kept):
-      raise ConfigError(f'{found}: nothing is left to train on')
-    if self.dropped[split]:
-      self._progress(f'{found}: dropped')
+      raise ConfigError(f'{over}, {empty}: nothing is left to train on')
+    for count, found in zip(counts, (over, empty), strict=True):
+      if count:
+        self._progress(f'{found}: dropped')
     return kept
 
   def references(self, split: str) -> list[tuple[str, str]]:
