@@ -309,6 +309,13 @@ class TrainConfig:
   best_metric: str = choice(
     'loss', 'accuracy', 'bleu', help='on validation; bleu is greedy'
   )
+  evaluate_bleu: str = choice(
+    'best_metric',
+    'always',
+    help='greedy BLEU in the lines of validations: where it is best_metric; '
+    'or whatever that is',
+    affects='run',
+  )
   max_skipped_steps: int = number(
     0,
     'steps whose loss or gradient is not finite that are left out before the '

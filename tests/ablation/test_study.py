@@ -113,6 +113,10 @@ def changed(**fields) -> Study:
     (dict(baseline={'model.layers': 0}), 'arm baseline: model.layers=0'),
     (dict(baseline={'train.patience': 2}), 'train.patience=2'),
     (
+      dict(baseline={'train.evaluate_bleu': 'always'}),
+      'train.evaluate_bleu=always is of a run by itself',
+    ),
+    (
       dict(free_running=('pronoun',)),
       'arm baseline: free_running pronoun is of task:korean, not of '
       'data.source=task:',

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from transformer_jax.config import ConfigError
+from transformer_jax.config import ConfigError, override
 from transformer_jax.data.batches import Batch, held_out_batches
 from transformer_jax.data.corpus import open_corpus
 from transformer_jax.inference import evaluate
@@ -114,9 +114,14 @@ def test_a_tokenizer_that_does_not_fit_is_refused(text, tokenize, told):
 
 def test_greedy_bleu_of_a_model_that_knows_nothing(run, held_out):
   _, references = held_out
-  score, said = evaluate.greedy_bleu(run.config), []
-  for _ in range(2):
-    low = score(run.params, run, references[:4], say=said.append)
-    assert 0 <= low < 50
-  assert len(said) == 1 and 'bleu: of greedy' in said[0]
-  assert 'tok:13a' in said[0]
+  # The same whatever a resumed run is to be decoded with.
+  other = override(run.config, {'decode.extra_length': 1, 'decode.alpha': 1.0})
+  scores, said = [], []
+  for config in (run.config, other):
+    score = evaluate.greedy_bleu(config)
+    for _ in range(2):
+      scores.append(score(run.params, run, references[:4], say=said.append))
+  assert all(found == scores[0] for found in scores)
+  assert 0 <= scores[0]['bleu'] < 50
+  assert len(said) == 2 and 'bleu: of greedy' in said[0]
+  assert 'tok:13a' in said[0] and scores[0]['bleu_signature'] in said[0]

@@ -379,26 +379,37 @@ def test_held_out_pairs_beyond_the_positions_are_refused(
     Population([member], corpus, population.on(jax.devices()[:1]), 1)
 
 
-def test_bleu_chooses_the_best_when_asked(config, tmp_path, capfd):
+# BLEU is best at step 16, the loss at 24.
+@pytest.mark.parametrize(
+  ('field', 'best'),
+  [
+    ({'train.best_metric': 'bleu'}, 16),
+    ({'train.evaluate_bleu': 'always'}, 24),
+  ],
+)
+def test_bleu_chooses_the_best_when_asked(config, tmp_path, capfd, field, best):
   scores = iter([3.0, 9.0, 5.0])
 
   def bleu(params, corpus, pairs, check, say):
     check()
     say('the signature')
     assert len(pairs) == config.data.task_held_out
-    return next(scores)
+    return {'bleu': next(scores), 'bleu_signature': 'how'}
 
-  chosen = override(config, {'train.best_metric': 'bleu'})
+  chosen = override(config, field)
   with pytest.raises(ConfigError, match='needs a scorer'):
     loop.train(chosen, workdir=str(tmp_path))
   assert loop.train(chosen, workdir=str(tmp_path), bleu=bleu) == 0
-  found = [row['bleu'] for row in rows(tmp_path) if 'bleu' in row]
-  assert found == [3.0, 9.0, 5.0]
-  assert capfd.readouterr().err.count('the signature') == 3
+  validations = [row for row in rows(tmp_path) if row['split'] == 'validation']
+  assert [row['bleu'] for row in validations] == [3.0, 9.0, 5.0]
+  assert {row['bleu_signature'] for row in validations} == {'how'}
+  err = capfd.readouterr().err
+  assert err.count('the signature') == 3 and err.count(', bleu 9\n') == 1
+  mode = 'max' if 'train.best_metric' in field else 'min'
   checkpoints = Checkpoints(
-    tmp_path / 'checkpoints', keep_latest=9, keep_best=1, best_metric_mode='max'
+    tmp_path / 'checkpoints', keep_latest=9, keep_best=1, best_metric_mode=mode
   )
-  assert checkpoints.best() == 16
+  assert checkpoints.best() == best
 
 
 def test_bleu_of_separated_tokens_has_its_own_name():

@@ -101,7 +101,8 @@ def events(path):
 def test_rows_become_events_and_validations_a_line(clock, tmp_path, capsys):
   with Progress(str(tmp_path), 1000) as shown:
     shown.show([(4, 'train', {'loss': 1.5})], 10.0)
-    shown.show([(8, 'validation', {'loss': 2.5, 'tokens': 9.0})], 0.0)
+    values = {'loss': 2.5, 'tokens': 9.0, 'bleu_signature': 'how'}
+    shown.show([(8, 'validation', values)], 0.0)
   assert capsys.readouterr().err == 'step 8 validation: loss 2.5\n'
   (path,) = (tmp_path / 'events').iterdir()
   found = list(events(path))

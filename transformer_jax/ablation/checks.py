@@ -62,6 +62,11 @@ def check(study: Study) -> Study:
         f'{_of(study)}: train.patience={config.train.patience} would stop '
         'arms at different steps; verdicts are at a fixed one'
       )
+    if config.train.evaluate_bleu != 'best_metric':
+      raise ConfigError(
+        f'{_of(study)}: train.evaluate_bleu={config.train.evaluate_bleu} is of '
+        'a run by itself; a study scores what its runs write as free_running'
+      )
   return study
 
 

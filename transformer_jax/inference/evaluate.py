@@ -3,7 +3,6 @@
 Nothing here reads files or flags: a training loop calls it with what it has.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from transformer_jax.config import BLEU_NAMES, Config, ConfigError
+from transformer_jax.config import (
+  BLEU_NAMES,
+  Config,
+  ConfigError,
+  DecodeConfig,
+)
 from transformer_jax.data.batches import Corpus
 from transformer_jax.data.tokens import PAD, Vocabularies
 from transformer_jax.inference.grouping import (
@@ -269,14 +273,16 @@ def bleu(
 
 def greedy_bleu(
   config: Config,
-) -> Callable[..., float]:
+) -> Callable[..., dict[str, Any]]:
   """(params, corpus, its pairs, check, say) -> BLEU of greedy translations.
 
-  Quick enough for a training loop to choose its best checkpoint by. Of text
-  that is already tokenised it is tokenised BLEU. `check` is called after each
-  batch and may raise; `say` is told once what the number is.
+  Quick enough for a training loop to choose its best checkpoint by. By its
+  name, which of text that is already tokenised is tokenised BLEU, and with its
+  signature. `check` is called after each batch and may raise; `say` is told
+  once what the number is.
   """
-  options = dataclasses.replace(config.decode, strategy='greedy', n_best=1)
+  # How to decode may change while a run goes on, and this number may not.
+  options = DecodeConfig(strategy='greedy', max_tokens=config.decode.max_tokens)
   said = []
 
   def score(
@@ -303,9 +309,10 @@ def greedy_bleu(
     )
     text = config.data.text
     name, result = BLEU_NAMES[text], bleu(found.texts, references, text=text)
+    signature = result[f'{name}_signature']
     if not said:
-      said.append(result[f'{name}_signature'])
-      say(f'{name}: of greedy translations, {said[0]}')
-    return result[name]
+      said.append(signature)
+      say(f'{name}: of greedy translations, {signature}')
+    return {name: result[name], f'{name}_signature': signature}
 
   return score

@@ -47,8 +47,9 @@ from transformer_jax.training.state import (
 
 # Raises StoppedError when a signal has come.
 Check = Callable[[], None]
-# (params, corpus, sentence pairs, check, say) -> BLEU of their translation
-Bleu = Callable[[Any, Corpus, list[tuple[str, str]], Check, Say], float]
+# (params, corpus, sentence pairs, check, say) -> BLEU of their translation and
+# its signature, by name
+Bleu = Callable[[Any, Corpus, list[tuple[str, str]], Check, Say], dict]
 
 
 class TrainingError(ConfigError):
@@ -67,7 +68,8 @@ def train(
   Args:
     config: valid.
     workdir: the run's folder.
-    bleu: scores translations, when that is the metric of the best checkpoint.
+    bleu: scores translations, when that is the metric of the best checkpoint
+      or train.evaluate_bleu asks for it.
     init_from: another run, or a checkpoint of it, whose parameters this run
       begins with; '' for initial values.
 
@@ -306,8 +308,10 @@ def evaluation(
   """
   config = run.config
   split = config.data.validation_split
-  if config.train.best_metric == 'bleu' and bleu is None:
-    raise ConfigError('train.best_metric=bleu needs a scorer')
+  always = config.train.evaluate_bleu == 'always'
+  wants_bleu = always or config.train.best_metric == 'bleu'
+  if wants_bleu and bleu is None:
+    raise ConfigError('BLEU of a validation needs a scorer')
   losses = jax.jit(loss_function(config, run.model, run.layout))
   held_out = [
     run.layout.batch(batch)
@@ -333,11 +337,9 @@ def evaluation(
     values = averages(*total)
     if not math.isfinite(values['loss']):
       raise diverged(run, f'the validation loss of step {step} is not a number')
-    if config.train.best_metric == 'bleu' and bleu is not None:
+    if wants_bleu and bleu is not None:
       pairs = run.corpus.references(split)
-      values[best_metric(config)] = bleu(
-        weights, run.corpus, pairs, check, run.progress.say
-      )
+      values |= bleu(weights, run.corpus, pairs, check, run.progress.say)
     rows = [(step, 'validation', values)]
     if hosts.first():
       run.metrics.append(rows)

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, cast
 
 from transformer_jax.config import BLEU_NAMES
 
-Rows = Sequence[tuple[int, str, Mapping[str, float]]]
+# (step, split, {name: number}), and texts such as the signature of a score
+Rows = Sequence[tuple[int, str, Mapping[str, float | str]]]
 
 # Of a validation, or of a step that was left out.
 SHOWN = ('loss', 'perplexity', 'accuracy', *BLEU_NAMES.values(), 'skipped')
@@ -127,14 +128,15 @@ class Progress:
       self._tokens += tokens
       self._marks.append(_Mark(now, self._step, self._tokens))
     for step, split, values in rows:
-      for name, value in values.items():
+      numbers = {k: v for k, v in values.items() if not isinstance(v, str)}
+      for name, value in numbers.items():
         self._scalar(f'{split}/{name}', value, step)
       if split != 'train':
         self.say(
           f'step {step} {split}: '
           + ', '.join(
             f'{name} {value:.4g}'
-            for name, value in values.items()
+            for name, value in numbers.items()
             if name in SHOWN
           )
         )

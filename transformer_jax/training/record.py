@@ -189,9 +189,9 @@ class Metrics:
         return
 
   def append(
-    self, rows: Sequence[tuple[int, str, Mapping[str, float]]]
+    self, rows: Sequence[tuple[int, str, Mapping[str, float | str]]]
   ) -> None:
-    """Adds (step, split, {name: number}) rows, and sees them to the disk."""
+    """Adds (step, split, {name: value}) rows, and sees them to the disk."""
     if not rows:
       return
     with open(self._path, 'a', encoding='utf-8') as file:
