@@ -97,6 +97,12 @@ def test_config_and_what_may_change(tmp_path):
   told = str(refused.value)
   assert 'optim.beta1 0.9 -> 0.5, train.seed 0 -> 3' in told
   assert 'train.steps' not in told and '\n' not in told
+  for path, other in (
+    ('model.attention_implementation', 'blockwise'),
+    ('model.layer_loop', 'unroll'),
+  ):
+    with pytest.raises(ConfigError, match=f'{path} .* -> {other}; take'):
+      record.admit(tmp_path, override(config, {path: other}))
   with pytest.raises(ConfigError, match='the vocabulary of .* is not what'):
     record.admit_data(tmp_path, dict(data='a', vocabulary='c'))
   with pytest.raises(ConfigError, match='the data of .* is not what'):

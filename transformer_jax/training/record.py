@@ -21,6 +21,12 @@ PACKAGES = (
 )
 
 
+# Programs of the same sums in another order: a run that goes on with another
+# one is not, to the last bit, the run that was never broken. `auto` goes along
+# to another kind of device.
+ORDER_OF_SUMS = ('model.attention_implementation', 'model.layer_loop')
+
+
 def write_atomically(path: pathlib.Path, text: str) -> None:
   """The whole text or, after a kill or on a full disk, what was there."""
   beside = path.with_name(path.name + '.writing')
@@ -104,7 +110,7 @@ def admit(folder: pathlib.Path, config: Config) -> None:
     for path, (old, new) in config_lib.difference(
       read_config(folder), config
     ).items()
-    if config_lib.FIELDS[path].affects == 'result'
+    if (config_lib.FIELDS[path].affects == 'result' or path in ORDER_OF_SUMS)
     and not (path == 'data.source' and same_source(old, new))
   ]
   if changed:
