@@ -291,7 +291,7 @@ def greedy_bleu(
     pairs: Sequence[tuple[str, str]],
     check: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda text: None,
-  ) -> float:
+  ) -> dict[str, Any]:
     vocabularies = corpus.vocabularies
     sizes = vocabularies.source.size, vocabularies.target.size
     platform = jax.local_devices()[0].platform
