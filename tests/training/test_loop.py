@@ -1,5 +1,6 @@
 """A run: resumed, preempted, extended, refused, out of disk, out of numbers."""
 
+import gzip
 import json
 import os
 import pathlib
@@ -682,3 +683,63 @@ def test_the_program_of_the_widest_shape_is_said(config):
     plan: Any = types.SimpleNamespace(shapes=shapes)
     found = setup.at_the_widest(config, served, plan)
     assert found == f'; of {rows} sentences of 9 tokens: {name}'
+
+
+def packed_half(folder):
+  path = folder / 'train.en'
+  packed = gzip.compress(path.read_bytes())
+  (folder / 'train.en.gz').write_bytes(packed[: len(packed) // 2])
+  path.unlink()
+
+
+# What is wrong with the files, flags, and what stderr says.
+BAD = {
+  'lengths': (lambda f: (f / 'train.de').write_text('w1\n'), [], 'has 1:'),
+  'utf8': (
+    lambda f: (f / 'train.de').write_bytes(b'w1\n\xff\n'),
+    [],
+    'train.de, line 2: not valid UTF-8',
+  ),
+  'language': (lambda f: (f / 'val.de').unlink(), [], 'missing file'),
+  'empty': (lambda f: (f / 'train.en').write_text(''), [], 'is empty'),
+  'gzip': (packed_half, [], 'not a whole gzip file'),
+  'pieces': (None, ['--data.vocabulary_size=9000'], 'data.vocabulary_size'),
+  'long': (
+    None,
+    ['--data.max_length=4', '--data.over_length=refuse'],
+    'have more than data.max_length=4 tokens',
+  ),
+  'preset': (None, ['--preset=tiyn'], 'did you mean tiny?'),
+  'flag': (None, ['--model.d_modle=8'], 'did you mean model.d_model?'),
+  'value': (None, ['--model.norm=bach'], 'did you mean batch?'),
+}
+
+
+def assert_told(code, err, told):
+  assert code == 2
+  assert 'Traceback' not in err and err.count('error: ') == 1
+  assert err.splitlines()[-1].startswith('error: ') and told in err
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_input_leaves_with_2_and_one_line(call, pairs, tmp_path, name):
+  folder, fields = pairs
+  spoil, words, told = BAD[name]
+  if spoil:
+    spoil(folder)
+  flags = [f'--{path}={value}' for path, value in fields.items()]
+  assert_told(*call(tmp_path / 'run', *flags, *words), told)
+
+
+@pytest.mark.slow
+def test_no_number_and_a_full_disk_leave_with_one_line(
+  call, tmp_path, monkeypatch, before_step, file_limit
+):
+  with monkeypatch.context() as patch:
+    spoilt(patch, learning_rate=1e30)
+    found = call(tmp_path / 'run')
+  assert_told(*found, 'is not a number')
+  before_step(9, lambda: file_limit(8192))
+  found = call(tmp_path / 'other')
+  file_limit(None)
+  assert_told(*found, 'File too large')
