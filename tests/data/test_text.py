@@ -5,14 +5,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+import tensorflow_datasets
 from tensorflow_datasets.core.download import util
 
 from transformer_jax import flags
 from transformer_jax.config import ConfigError
+from transformer_jax.data.batches import make_plan
+from transformer_jax.data.corpus import open_corpus
 from transformer_jax.data.text import open_text
 
 
@@ -155,10 +158,25 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, count):
     for i in range(count):
       yield i, {'en': f'sentence {i}', 'ko': f'문장 {i}'}
-
+"""
+PREPARED = """
 TinyPairs(
   data_dir=sys.argv[1], file_format='array_record'
 ).download_and_prepare()
+"""
+# As training comes too early, and then the program that was to come first.
+PROGRAM = """
+from experiments import prepare
+from transformer_jax import flags
+from transformer_jax.config import ConfigError
+from transformer_jax.data.corpus import open_corpus
+
+config, _ = flags.parse(sys.argv[1:])
+try:
+  open_corpus(config.data, workdir=None, progress=print)
+except ConfigError as error:
+  print(error)
+flags.run(prepare.main, arguments=sys.argv[1:])
 """
 
 
@@ -166,7 +184,9 @@ TinyPairs(
 def tfds_dir(tmp_path_factory):
   place = tmp_path_factory.mktemp('tfds')
   subprocess.run(
-    [sys.executable, '-c', BUILDER, str(place)], check=True, capture_output=True
+    [sys.executable, '-c', BUILDER + PREPARED, str(place)],
+    check=True,
+    capture_output=True,
   )
   return str(place)
 
@@ -184,6 +204,43 @@ def test_tfds_reads_every_row_of_a_real_builder(tfds_data):
     (f'문장 {i}', f'sentence {i}') for i in range(70)
   )
   assert text.identity('train') != text.identity('dev')
+
+
+def test_tfds_is_prepared_by_its_program_and_only_read_by_training(
+  data, tmp_path, monkeypatch
+):
+  fields = dict(
+    source='tfds:tiny_pairs',
+    validation_split='dev',
+    test_split='dev',
+    vocabulary_size=290,
+    tfds_dir=str(tmp_path / 'tfds'),
+  )
+  data = replace(data, **fields)
+  words = [f'--data.{name}={value}' for name, value in asdict(data).items()]
+  done = subprocess.run(
+    [sys.executable, '-c', BUILDER + PROGRAM, *words],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  too_early, *lines = done.stdout.splitlines()
+  assert 'is not prepared' in too_early
+  assert 'experiments.prepare --data.source=tfds:tiny_pairs' in too_early
+  text = '\n'.join(lines)
+  assert 'train: 70 pairs' in text and 'dev: 9 pairs' in text
+
+  def download(*_, **__):
+    raise AssertionError('training never downloads')
+
+  builder = tensorflow_datasets.core.DatasetBuilder
+  monkeypatch.setattr(builder, 'download_and_prepare', download)
+  corpus = open_corpus(data, workdir=str(tmp_path / 'run'), progress=print)
+  assert f'fingerprint: {corpus.fingerprint}' in lines
+  batch = make_plan(corpus.train, data).batch(0, 0)
+  said = corpus.vocabularies.source.decode(batch.source_BS[:1].tolist())
+  assert said[0].startswith('sentence ')
 
 
 def test_tfds_part_of_a_split(tfds_data):
