@@ -715,7 +715,8 @@ BAD = {
 }
 
 
-def assert_told(code, err, told):
+def assert_told(left, told):
+  code, err = left
   assert code == 2
   assert 'Traceback' not in err and err.count('error: ') == 1
   assert err.splitlines()[-1].startswith('error: ') and told in err
@@ -728,7 +729,7 @@ def test_bad_input_leaves_with_2_and_one_line(call, pairs, tmp_path, name):
   if spoil:
     spoil(folder)
   flags = [f'--{path}={value}' for path, value in fields.items()]
-  assert_told(*call(tmp_path / 'run', *flags, *words), told)
+  assert_told(call(tmp_path / 'run', *flags, *words), told)
 
 
 @pytest.mark.slow
@@ -738,8 +739,8 @@ def test_no_number_and_a_full_disk_leave_with_one_line(
   with monkeypatch.context() as patch:
     spoilt(patch, learning_rate=1e30)
     found = call(tmp_path / 'run')
-  assert_told(*found, 'is not a number')
+  assert_told(found, 'is not a number')
   before_step(9, lambda: file_limit(8192))
   found = call(tmp_path / 'other')
   file_limit(None)
-  assert_told(*found, 'File too large')
+  assert_told(found, 'File too large')
