@@ -32,6 +32,9 @@ EXTRA = (
   flags.Flag('workdir', str, '', 'folder of the study'),
   flags.Flag('seeds', int, 0, 'runs of each arm; those planned by default'),
   flags.Flag('shard', str, '', 'i/n: worker i of n, from 0'),
+  flags.Flag(
+    'tune', bool, True, 'let arms choose learning rates, where a study says so'
+  ),
   flags.Flag('workers', int, 1, 'processes on this machine'),
   flags.Flag('dry_run', bool, False, 'say what would be run'),
 )
@@ -141,6 +144,8 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
   number, of = shard(options.shard)
   declared = studies.load(options.study)
   study = matched.with_overrides(declared, options.overrides)
+  if not options.tune:
+    study = dataclasses.replace(study, tuning=None)
   for name in (*declared.free_running, *declared.views):
     if name not in (*study.free_running, *study.views):
       print(f'{name} is left out: this data has none', file=sys.stderr)
@@ -154,6 +159,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     study,
     seeds=options.seeds or None,
     overrides=options.overrides,
+    tune=options.tune,
   )
   # Fields of the run alone are this command's, whoever declared the study.
   planned = dataclasses.replace(

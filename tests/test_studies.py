@@ -146,6 +146,21 @@ def test_the_command_to_repeat_a_study_is_of_this_study(
   assert again.seeds == study.seeds
 
 
+def test_a_study_can_be_asked_without_its_tuning(capsys, monkeypatch, tmp_path):
+  monkeypatch.setattr(runner, 'run', lambda job: 75)
+  words = ['--study=positions', '--seeds=5', '--tune=false']
+  assert '\n  tuning: ' not in answer(capsys, *words, '--dry_run')[1]
+  code, _, err = answer(capsys, *words, f'--workdir={tmp_path}')
+  assert code == 75, err
+  study = folder_lib.read_study(tmp_path)
+  assert study.tuning is None
+  command = folder_lib.command(tmp_path, study)
+  assert '--tune=false' in shlex.split(command)
+  # The plan of a folder does not change.
+  code, _, err = answer(capsys, *words[:2], f'--workdir={tmp_path}')
+  assert code == 2 and 'its tuning differ' in err
+
+
 def test_power_without_a_pilot(capsys, tmp_path):
   with pytest.raises(SystemExit) as ended:
     words = [f'--workdir={tmp_path}']

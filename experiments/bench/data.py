@@ -2,7 +2,8 @@
 
 The corpus is generated text, encoded once into the token cache. Then a fresh
 process with one core opens it and reads batches: nothing of what made the
-cache is in its memory. Nothing here needs JAX.
+cache is in its memory, and JAX neither. Another one trains on it, a model of
+nothing, so that what is resident is due to the data and the loop.
 """
 
 import dataclasses
@@ -26,6 +27,10 @@ LOG_LENGTH = (2.9, 0.5)  # of words in a sentence: about 20, like news text
 LOG_RATIO = 0.1  # by which either side is longer or shorter
 LENGTHS = (1, 100)
 BLOCK = 50_000  # pairs written at once
+BATCHES = 200  # read in a round
+HELD_OUT = 64  # pairs, for the run that trains
+TRAIN_TOKENS = 4096  # of its batches
+STEPS = {'train.steps': 4}
 STATUS = pathlib.Path('/proc/self/status')
 
 
@@ -43,7 +48,7 @@ class Reading(NamedTuple):
   before_bytes: int  # of that, before anything was opened
 
 
-def write_text(folder: str, pairs: int) -> None:
+def write_text(folder: str, pairs: int, split: str = 'train') -> None:
   """`pairs` sentences of random words a language, commoner and rarer ones.
 
   A translation is about as long as its source.
@@ -56,7 +61,7 @@ def write_text(folder: str, pairs: int) -> None:
   edges = np.cumsum(share / share.sum())
   log_n = draw.normal(*LOG_LENGTH, pairs)
   for language in LANGUAGES:
-    with open(os.path.join(folder, f'train.{language}'), 'w') as file:
+    with open(os.path.join(folder, f'{split}.{language}'), 'w') as file:
       for start in range(0, pairs, BLOCK):
         count = min(BLOCK, pairs - start)
         log_length = log_n[start : start + BLOCK]
@@ -153,6 +158,25 @@ def read(data: DataConfig, batches: int, rounds: int) -> Reading:
   )
 
 
+def trained_bytes(data: DataConfig, workdir: str) -> int:
+  """The most anonymous memory of a process that trains a few steps."""
+  from experiments.presets import PRESETS
+  from transformer_jax.config import Config, override
+  from transformer_jax.training.loop import train
+
+  small = override(Config(), {**PRESETS['test'].overrides, **STEPS})
+  data = dataclasses.replace(
+    data,
+    max_tokens=TRAIN_TOKENS,
+    buckets=1,
+    validation_split='held',
+    test_split='held',
+  )
+  with MemoryWatch() as memory:
+    train(dataclasses.replace(small, data=data), workdir=workdir)
+  return memory.most
+
+
 def suite(data: DataConfig, *, pairs: int, rounds: int) -> list[Row]:
   """Rows of a corpus of `pairs` generated pairs, in a temporary folder."""
   from transformer_jax.data.corpus import open_corpus
@@ -169,16 +193,21 @@ def suite(data: DataConfig, *, pairs: int, rounds: int) -> list[Row]:
     )
     say(f'writing {pairs:,} pairs')
     write_text(folder, pairs)
+    write_text(folder, HELD_OUT, 'held')
     start = time.perf_counter()
     open_corpus(data, workdir=None, progress=say)
     encoded = time.perf_counter() - start
     # spawn: the new process inherits no memory of this one.
     with multiprocessing.get_context('spawn').Pool(1) as pool:
       found = pool.apply(read, (data, BATCHES, rounds))
-  return rows_of(found, pairs, encoded)
-
-
-BATCHES = 200  # read in a round
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+      trained = pool.apply(trained_bytes, (data, os.path.join(folder, 'run')))
+  rows = rows_of(found, pairs, encoded)
+  note = f'the most, JAX included, {STEPS["train.steps"]} steps of preset test'
+  if not trained:
+    note = 'not known on this system'
+  value = trained / (1 << 20)
+  return [*rows, fact('data', 'of a run that trains', value, 'MiB', note)]
 
 
 def rows_of(found: Reading, pairs: int, encoded: float) -> list[Row]:

@@ -84,6 +84,7 @@ def declare(
   *,
   seeds: int | None,
   overrides: Overrides | None = None,
+  tune: bool = True,
 ) -> Study:
   """Write the declaration, or find it written; the study as planned there.
 
@@ -93,6 +94,7 @@ def declare(
     seeds: asked for, None for those planned. They are the plan of a new
       folder; on one that is there, more than planned are exploratory.
     overrides: those of the user, to be repeated in commands; None: unknown.
+    tune: false where the user took the tuning away, for commands as well.
 
   Raises:
     ConfigError: the folder is of another study.
@@ -105,6 +107,8 @@ def declare(
     )
     if overrides is not None:
       body['overrides'] = dict(overrides)
+    if not tune:
+      body['tune'] = False
     write_json(path, body | _outside(cells_lib.outside(planned)))
   planned = read_study(folder)
   ours, theirs = study_lib.essence(study), study_lib.essence(planned)
@@ -157,9 +161,11 @@ def command(folder: str | os.PathLike[str], study: Study) -> str:
   share.
   """
   path = pathlib.Path(folder).expanduser()
-  given = _read_json(path / STUDY).get('overrides', study.baseline)
+  body = _read_json(path / STUDY)
+  given = body.get('overrides', study.baseline)
   words = [f'--study={study.name}', f'--workdir={folder}']
   words += [f'--seeds={study.seeds}']
+  words += ['--tune=false'] * (not body.get('tune', True))
   words += [f'--plugin={module.__file__}' for module in plugins.modules()]
   words += [
     f'--{field}={value}'
