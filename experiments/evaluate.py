@@ -5,25 +5,33 @@
 
 Loss, perplexity and accuracy are those of the references by teacher forcing,
 in nats a token without label smoothing; `exact` is the share of references
-that were the likeliest in every token. BLEU and chrF are of the translations,
+that were the likeliest in every token, `exact_translations` that of
+translations that are their reference. BLEU and chrF are of the translations,
 with sacrebleu's signatures. Text that is already tokenised
 (data.text=pretokenized) is scored as it stands, under the names tokenized_bleu
 and tokenized_chrf. The line is kept in WORKDIR/results as well.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import time
 import types
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError, DataConfig
 from transformer_jax.inference import restore
 from transformer_jax.training import hosts, peers
 from transformer_jax.training.guard import leave_on_signal
+
+if TYPE_CHECKING:
+  from transformer_jax.inference.evaluate import PairScore
+  from transformer_jax.inference.translate import Translations
+
+Pairs = Sequence[tuple[str, str]]
 
 EXTRA = (
   flags.Flag('workdir', str, '', "the run's folder", required=True),
@@ -104,32 +112,28 @@ def chosen_pairs(
   return pathlib.Path(options.source).name, list(zip(*sides, strict=True))
 
 
-def scores(
-  run: restore.Run,
-  pairs: list[tuple[str, str]],
-  tokenize: str,
-  check: Callable[[], None],
-) -> dict[str, Any]:
-  """Everything that is measured on the pairs; a check after each batch."""
-  from transformer_jax.inference import evaluate
-  from transformer_jax.inference.translate import translate_sentences
+def scored(
+  run: restore.Run, pairs: Pairs, check: Callable[[], None]
+) -> list['PairScore']:
+  """Of each pair what the model makes of the reference."""
+  from transformer_jax.inference.evaluate import score_pairs
 
-  sources, references = (list(side) for side in zip(*pairs, strict=True))
-  text = run.config.data.text
-  # Asked for nothing, to hear of a tokenizer that is missing before the work.
-  evaluate.bleu([''], [''], text=text, tokenize=tokenize)
-  forced = evaluate.scores_of_pairs(
-    evaluate.score_pairs(
-      run.model,
-      run.params,
-      pairs,
-      vocabularies=run.vocabularies,
-      max_tokens=run.config.decode.max_tokens,
-      progress=lambda done, total: check(),
-      layout=run.layout,
-    )
+  return score_pairs(
+    run.model,
+    run.params,
+    pairs,
+    vocabularies=run.vocabularies,
+    max_tokens=run.config.decode.max_tokens,
+    progress=lambda done, total: check(),
+    layout=run.layout,
   )
-  hosts.say(f'loss {forced.loss:.4f}, accuracy {forced.accuracy:.4f}')
+
+
+def translated(
+  run: restore.Run, pairs: Pairs, check: Callable[[], None]
+) -> 'Translations':
+  """The translation of each source; progress on stderr."""
+  from transformer_jax.inference.translate import translate_sentences
 
   said = 0
 
@@ -140,20 +144,36 @@ def scores(
     said = done
     check()
 
-  start = time.monotonic()
-  found = translate_sentences(
+  return translate_sentences(
     run.model,
     run.params,
-    sources,
+    [source for source, _ in pairs],
     vocabularies=run.vocabularies,
     options=run.config.decode,
     progress=progress,
     layout=run.layout,
   )
+
+
+def scores(
+  run: restore.Run, pairs: Pairs, tokenize: str, check: Callable[[], None]
+) -> dict[str, Any]:
+  """Everything that is measured on the pairs; a check after each batch."""
+  from transformer_jax.inference import evaluate
+
+  references = [reference for _, reference in pairs]
+  text = run.config.data.text
+  # Asked for nothing, to hear of a tokenizer that is missing before the work.
+  evaluate.bleu([''], [''], text=text, tokenize=tokenize)
+  forced = evaluate.scores_of_pairs(scored(run, pairs, check))
+  hosts.say(f'loss {forced.loss:.4f}, accuracy {forced.accuracy:.4f}')
+  start = time.monotonic()
+  found = translated(run, pairs, check)
   seconds = time.monotonic() - start
   return dict(
     **forced._asdict(),
     **evaluate.bleu(found.texts, references, text=text, tokenize=tokenize),
+    exact_translations=evaluate.exact_share(found.texts, references),
     seconds=round(seconds, 3),
     sentences_per_second=round(len(pairs) / seconds, 2),
     padding_steps=round(found.padding, 4),
@@ -193,14 +213,22 @@ def named_files(options: types.SimpleNamespace) -> list[str]:
 def main(config: Config, options: types.SimpleNamespace) -> None:
   """Score, print one line, keep it."""
   hosts.start(options)
-  with peers.watched(), leave_on_signal() as check, hosts.first_speaks():
-    try:
-      evaluate_run(config, options, check)
-    except OSError as error:
-      raise ConfigError(
-        f'{error.filename or options.workdir}: {error.strerror or error}; '
-        'mend this and run the same command again'
-      ) from error
+  with prepared(options) as check:
+    evaluate_run(config, options, check)
+
+
+@contextlib.contextmanager
+def prepared(options: types.SimpleNamespace) -> Iterator[Callable[[], None]]:
+  """All processes together, left when a signal comes; errors of the system
+  are a line. The check is for between batches."""
+  try:
+    with peers.watched(), leave_on_signal() as check, hosts.first_speaks():
+      yield check
+  except OSError as error:
+    raise ConfigError(
+      f'{error.filename or options.workdir}: {error.strerror or error}; '
+      'mend this and run the same command again'
+    ) from error
 
 
 def evaluate_run(

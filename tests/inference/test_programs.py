@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from experiments import attend as attend_program
+from experiments import compare as compare_program
 from experiments import evaluate as evaluate_program
 from experiments import translate as translate_program
 from transformer_jax import flags
@@ -25,6 +27,7 @@ from transformer_jax.training import record
 
 PROGRAMS = {
   'attend': attend_program,
+  'compare': compare_program,
   'evaluate': evaluate_program,
   'translate': translate_program,
 }
@@ -133,10 +136,47 @@ def test_evaluate_prints_one_line_and_keeps_it(call, workdir):
   assert (found['tokenize'], found['files']) == ('13a', [])
   assert 'tok:13a' in found['bleu_signature'] and found['chrf_signature']
   for name in """loss perplexity accuracy exact bleu chrf seconds
-      sentences_per_second padding_steps""".split():
+      sentences_per_second padding_steps exact_translations""".split():
     assert found[name] >= 0
   kept = pathlib.Path(workdir, 'results').glob('test-beam2-*-step24-average2*')
   assert json.loads(next(kept).read_text()) == found
+
+
+def test_two_runs_are_compared_on_the_same_sentences(call, workdir, tmp_path):
+  other = tmp_path / 'other'
+  shutil.copytree(workdir, other)
+  shutil.rmtree(other / 'checkpoints' / '24')
+  names = ('loss', 'bleu')
+  alone = [
+    json.loads(call('evaluate', f'--workdir={folder}')[1])
+    for folder in (workdir, other)
+  ]
+  code, out, _ = call('compare', f'--against={other}')
+  assert code == 0 and out.count('\n') == 1
+  found = json.loads(out)
+  assert found['checkpoint_steps'] == [[24], [16]]
+  assert 'for these two checkpoints' in found['interval']
+  for name in names:
+    one = found[name]
+    wanted = alone[0][name] - alone[1][name]
+    np.testing.assert_allclose(one['difference'], wanted, atol=1e-5)
+    assert one['ci_low'] <= one['difference'] <= one['ci_high']
+  same = json.loads(call('compare', f'--against={workdir}')[1])
+  for name in names:
+    assert set(same[name].values()) == {
+      0.0,
+      'not told apart for these two checkpoints',
+    }
+
+
+def test_what_cannot_be_compared_is_told(call, workdir, tmp_path):
+  code, _, err = call('compare', f'--against={tmp_path}')
+  assert code == 2 and str(tmp_path) in err
+  for name in ('source', 'reference'):
+    (tmp_path / name).write_text('a b\n' * 19)
+  sides = [f'--{name}={tmp_path / name}' for name in ('source', 'reference')]
+  code, _, err = call('compare', f'--against={workdir}', *sides)
+  assert code == 2 and 'source has 19 sentences' in err
 
 
 def test_evaluate_on_files_is_evaluate_on_their_split(call, run, tmp_path):

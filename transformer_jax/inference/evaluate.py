@@ -227,6 +227,19 @@ def tokenizer(text: str, asked: str = '') -> str:
   return 'none'
 
 
+def exact_share(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+  """The share of hypotheses that are their reference, spaces at ends aside.
+
+  >>> exact_share(['a b', 'c'], ['a b ', 'd'])
+  0.5
+  """
+  same = [
+    one.strip() == other.strip()
+    for one, other in zip(hypotheses, references, strict=True)
+  ]
+  return sum(same) / len(same)
+
+
 def bleu(
   hypotheses: Sequence[str],
   references: Sequence[str],
