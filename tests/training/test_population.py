@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -273,6 +274,26 @@ def test_loop_stopped_anywhere_gives_the_unbroken_results(
   assert whole[0].parameters == sum(
     x.size for x in leaves(lone(configs[0], corpus, 0).params)
   )
+
+
+def test_time_is_of_the_steps_alone(configs, corpus, tmp_path, monkeypatch):
+  now = [0.0]
+
+  def passes(seconds):
+    now[0] += seconds
+
+  clock = types.SimpleNamespace(monotonic=lambda: now[0])
+  monkeypatch.setattr(replicas, 'time', clock)
+  # A step of a member lasts a second; looking at its weights lasts long.
+  found = results(
+    configs,
+    corpus,
+    tmp_path,
+    progress=passes,
+    evaluated=lambda step, n, weights: passes(1000),
+  )
+  assert found is not None
+  assert [outcome.step_seconds for outcome in found] == [1.0] * 3
 
 
 @pytest.mark.slow

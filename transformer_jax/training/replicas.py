@@ -38,8 +38,8 @@ class Outcome(NamedTuple):
     finite; None: it finished.
   scores: on the test split at the last step; None where it diverged.
   parameters: how many.
-  step_seconds: of this population's steps, for one member; nan where there
-    were too few to tell.
+  step_seconds: of this population's steps, for one member, whatever looks
+    at them left out; nan where there were too few to tell.
   memory: bytes of the program, for one place in it.
   """
 
@@ -190,12 +190,13 @@ class _Run:
       due = step % train.evaluate_every == 0
       last, stopping = step >= train.steps, bool(self.watcher.stop())
       saving = step % train.save_every == 0 and not last
-      if due or last or stopping or saving:
+      if due or last or stopping or saving or not self.timed:
         self.read(pending)
         pending = None
-        if due or last:
-          self.evaluate(step, members)
+      # Of the steps alone: what is read has ended, what looks comes after.
       self.time(begun, count)
+      if due or last:
+        self.evaluate(step, members)
       if (saving or stopping) and not last:
         self.checkpoints.save(step, members, metric=None)
       if stopping and not last:
