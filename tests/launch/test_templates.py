@@ -225,35 +225,45 @@ def cluster(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('code', 'restarts', 'again'),
+  ('codes', 'last_again', 'counted'),
   [
-    ('0', '0', False),
-    ('2', '0', False),
-    ('75', '99', True),
-    ('1', '0', True),
-    ('137', '2', True),
-    ('1', '3', False),
+    ('0', False, False),
+    ('2', False, False),
+    ('1 137', True, True),
+    # Preemptions are none of the crashes that RETRIES speaks of.
+    ('75 75 75 75 75 1', True, True),
+    ('1 75 1 75', True, True),
+    ('1 75 1 1', False, False),
+    ('1 0', False, False),
   ],
 )
 @pytest.mark.parametrize('name', ['train', 'study'])
-def test_slurm_queues_again_what_may_be(cluster, name, code, restarts, again):
-  ended, calls = cluster(
-    f'slurm/{name}.sbatch',
-    *('--workdir=a b', '--preset=tiny'),
-    codes=code,
-    SLURM_JOB_ID='7',
-    SLURM_ARRAY_JOB_ID='7',
-    SLURM_ARRAY_TASK_ID='11',
-    SLURM_ARRAY_TASK_MIN='10',
-    SLURM_ARRAY_TASK_COUNT='4',
-    SLURM_RESTART_COUNT=restarts,
-  )
-  assert ended == int(code)
-  assert '--workdir=a b --preset=tiny' in calls[0]
+def test_slurm_queues_again_what_may_be(
+  cluster, tmp_path, name, codes, last_again, counted
+):
   wanted = 'scontrol requeue ' + {'train': '7', 'study': '7_11'}[name]
-  assert [call.startswith(wanted) for call in calls[1:]] == [True] * again
-  if name == 'study':
-    assert '-m experiments.ablate --shard=1/4 ' in calls[0]
+  *before, last = codes.split()
+  for count, code in enumerate([*before, last]):
+    ended, calls = cluster(
+      f'slurm/{name}.sbatch',
+      *('--workdir=a b', '--preset=tiny'),
+      codes=code,
+      RETRIES='2',
+      SLURM_JOB_ID='7',
+      SLURM_ARRAY_JOB_ID='7',
+      SLURM_ARRAY_TASK_ID='11',
+      SLURM_ARRAY_TASK_MIN='10',
+      SLURM_ARRAY_TASK_COUNT='4',
+      SLURM_RESTART_COUNT=str(count),
+    )
+    assert ended == int(code)
+    assert '--workdir=a b --preset=tiny' in calls[0]
+    again = last_again or count < len(before)
+    assert [call.startswith(wanted) for call in calls[1:]] == [True] * again
+    if name == 'study':
+      assert '-m experiments.ablate --shard=1/4 ' in calls[0]
+  kept = {'train': '.crashes-7', 'study': '.crashes-7_11'}[name]
+  assert (tmp_path / kept).exists() == counted
 
 
 def test_a_task_alone_on_its_node_takes_all_gpus(cluster):
