@@ -9,7 +9,8 @@ interface. What rank 0 says goes to the terminal; every rank has a log in
 --grace_seconds to leave by themselves, then they are killed, which costs
 nothing but the steps since the last save. Preempted (75) and crashed runs are
 started again, after 1, 2, 4 ... seconds, up to --retries times; 0 and 2 are
-final. SIGTERM, SIGUSR1 and SIGINT go to all processes and end the retries.
+final. SIGTERM, SIGUSR1, SIGINT and SIGHUP go to all processes and end the
+retries.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from transformer_jax.training.guard import FINISHED, PREEMPTED
 
 REFUSED = 2  # exit code: something has to be corrected first
 LONGEST_PAUSE = 60.0  # seconds between two attempts
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class Command(NamedTuple):
@@ -49,7 +50,9 @@ class Stop:
 
   def listen(self) -> None:
     for number in FORWARDED:
-      signal.signal(number, self._hear)
+      # Under nohup a terminal that closes is no reason to end.
+      if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):
+        signal.signal(number, self._hear)
 
   def add(self, processes: Sequence[subprocess.Popen]) -> None:
     self._running += processes
@@ -67,9 +70,9 @@ class Stop:
   def _tell(self, processes: Sequence[subprocess.Popen]) -> None:
     for process in processes:
       if process.poll() is None:
-        # A keyboard's SIGINT has reached them; they know SIGTERM better.
+        # A terminal's signals do not reach them; SIGTERM is what they know.
         process.send_signal(
-          signal.SIGTERM if self.number == signal.SIGINT else self.number
+          signal.SIGUSR1 if self.number == signal.SIGUSR1 else signal.SIGTERM
         )
 
 
@@ -131,9 +134,12 @@ def _start(command: Command, *, shown: bool) -> subprocess.Popen:
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
+        start_new_session=True,
       )
   reader, writer = os.pipe()
-  process = subprocess.Popen(command.words, env=environment, stderr=writer)
+  process = subprocess.Popen(
+    command.words, env=environment, stderr=writer, start_new_session=True
+  )
   os.close(writer)
   copying = threading.Thread(
     target=_copy, args=(reader, command.log), daemon=True

@@ -90,16 +90,26 @@ def test_ranks_find_each_other_and_their_own_devices(tmp_path):
   assert 'JAX_NUM_PROCESSES' not in alone[0].environment
 
 
-# Says that it is there, leaves with 75 when it is asked to.
+# Says that it is there, leaves with 75 when it is asked to; with 1 on Ctrl-C.
 POLITE = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
 print('ready', file=sys.stderr, flush=True)
 time.sleep(600)
 """
 
 
-def test_a_signal_goes_to_all_and_ends_the_retries(tmp_path):
+@pytest.mark.parametrize(
+  ('send', 'number'),
+  [
+    (os.kill, signal.SIGTERM),
+    # As a terminal does it: to the launcher's whole process group.
+    (os.killpg, signal.SIGINT),
+    (os.killpg, signal.SIGHUP),
+  ],
+)
+def test_a_signal_goes_to_all_and_ends_the_retries(tmp_path, send, number):
   (tmp_path / 'polite.py').write_text(POLITE)
   path = os.pathsep.join([str(ROOT), str(tmp_path)])
   launcher = subprocess.Popen(
@@ -109,6 +119,7 @@ def test_a_signal_goes_to_all_and_ends_the_retries(tmp_path):
     ],
     env=os.environ | {'PYTHONPATH': path},
     stderr=subprocess.PIPE,
+    start_new_session=True,
   )
   assert launcher.stderr is not None
   try:
@@ -118,7 +129,7 @@ def test_a_signal_goes_to_all_and_ends_the_retries(tmp_path):
     while not (second.exists() and second.read_text()):
       assert time.monotonic() < limit
       threading.Event().wait(0.01)
-    launcher.send_signal(signal.SIGTERM)
+    send(launcher.pid, number)
     rest = launcher.stderr.read().decode()
     assert launcher.wait(timeout=60) == 75
   finally:
