@@ -81,9 +81,12 @@ def test_the_ring_serves_meshes_that_cut_sequences_only():
   whole = sharding.Layout(sharding.make_mesh(MeshConfig()))
   found = ring.serve(ModelConfig(), cut, platform='cpu').attend
   assert isinstance(found, ring.Ring)
+  blocks = ModelConfig(attention_implementation='blockwise')
+  found = ring.serve(blocks, cut, platform='cpu').attend
+  assert isinstance(found, ring.Ring)
   found = ring.serve(naive, whole, platform='cpu').attend
   assert found is attention.attention
-  with pytest.raises(ConfigError, match='attention_implementation=auto'):
+  with pytest.raises(ConfigError, match='auto; one that began with naive'):
     ring.serve(naive, cut, platform='cpu')
 
 

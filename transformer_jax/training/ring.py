@@ -46,10 +46,12 @@ def serve(
       return found._replace(attend=shared)
     return found
   devices = layout.mesh.shape[AXIS]
-  if config.attention_implementation != 'auto':
+  # The ring is blockwise: a run of either goes on here.
+  if config.attention_implementation not in ('auto', 'blockwise'):
     raise ConfigError(
-      f'--mesh.sequence={devices} has its own attention: take '
-      '--model.attention_implementation=auto'
+      f'--mesh.sequence={devices} has its own attention, which is blockwise: '
+      'a new run takes --model.attention_implementation=auto; one that began '
+      f'with {config.attention_implementation} goes on with --mesh.sequence=1'
     )
   learned = 'learned' in {config.at('position', side) for side in SIDES}
   if learned and config.max_positions % devices:
