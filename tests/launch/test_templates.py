@@ -173,6 +173,15 @@ def test_the_hosts_of_a_jobset_find_the_first(monkeypatch):
   }
 
 
+def test_an_image_has_nothing_that_git_ignores():
+  ignored = (LAUNCH / 'Dockerfile.dockerignore').read_text().split()
+  for line in (ROOT / '.gitignore').read_text().split():
+    # Git means any folder unless a pattern begins with /; Docker, the root.
+    name = line.strip('/')
+    assert (name if line.startswith('/') else f'**/{name}') in ignored
+  assert '.git' in ignored
+
+
 def test_a_template_is_filled_in_whole_or_not_at_all(tmp_path, capsys):
   path = tmp_path / 'template'
   path.write_text('a $one b $$(TWO)\n')

@@ -47,7 +47,7 @@ def corpus(config):
   return open_corpus(config.data, workdir=None, progress=print)
 
 
-def members(configs, folder=pathlib.Path('nowhere')):
+def members(configs, folder):
   found = []
   for n, config in enumerate(configs):
     (folder / str(n)).mkdir(parents=True, exist_ok=True)
@@ -126,8 +126,8 @@ def test_bits_as_users_compile(names):
 
 
 @as_users_compile
-def test_members_are_bitwise_the_lone_runs(configs, corpus):
-  own = Population(members(configs), corpus, HERE, room=4)
+def test_members_are_bitwise_the_lone_runs(configs, corpus, tmp_path):
+  own = Population(members(configs, tmp_path), corpus, HERE, room=4)
   found, bad = trained(own, 8)
   assert not bad.any()
   for n, config in enumerate(configs):
@@ -139,8 +139,8 @@ def test_members_are_bitwise_the_lone_runs(configs, corpus):
 @pytest.mark.slow
 def test_several_devices_share_out_members(configs, corpus, tmp_path):
   several = population.on(jax.devices()[:2])
-  own = Population(members(configs), corpus, several, room=3)
-  one = Population(members(configs), corpus, HERE, room=4)
+  own = Population(members(configs, tmp_path), corpus, several, room=3)
+  one = Population(members(configs, tmp_path), corpus, HERE, room=4)
   assert own.room == 4
   found, bad = trained(own, 8)
   assert not bad.any()
@@ -157,17 +157,17 @@ def test_several_devices_share_out_members(configs, corpus, tmp_path):
   assert all(abs(a.loss - b.loss) < 1e-6 for a, b in zip(*scores, strict=True))
 
 
-def test_neighbours_change_nothing(configs, corpus):
-  alone = Population(members(configs[1:2]), corpus, HERE, room=4)
-  among = Population(members(configs), corpus, HERE, room=4)
+def test_neighbours_change_nothing(configs, corpus, tmp_path):
+  alone = Population(members(configs[1:2], tmp_path), corpus, HERE, room=4)
+  among = Population(members(configs, tmp_path), corpus, HERE, room=4)
   one, many = trained(alone, 6)[0], trained(among, 6)[0]
   assert same_bits(alone.state(one, 0), among.state(many, 1))
 
 
 @pytest.mark.slow
-def test_at_once_is_the_same_within_rounding(configs, corpus):
-  at_once = Population(members(configs), corpus, AT_ONCE, room=3)
-  in_turn = Population(members(configs), corpus, HERE, room=4)
+def test_at_once_is_the_same_within_rounding(configs, corpus, tmp_path):
+  at_once = Population(members(configs, tmp_path), corpus, AT_ONCE, room=3)
+  in_turn = Population(members(configs, tmp_path), corpus, HERE, room=4)
   a, b = trained(at_once, 4)[0], trained(in_turn, 4)[0]
   for n in range(3):
     for x, y in zip(
@@ -178,17 +178,19 @@ def test_at_once_is_the_same_within_rounding(configs, corpus):
       np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
 
 
-def test_same_seed_same_data(configs, corpus):
-  own = Population(members(configs), corpus, HERE, room=4)
+def test_same_seed_same_data(configs, corpus, tmp_path):
+  own = Population(members(configs, tmp_path), corpus, HERE, room=4)
   source_RKBS, _ = own.batches(0, 2)
   assert (source_RKBS[1] == source_RKBS[2]).all()
   assert (source_RKBS[0] != source_RKBS[1]).any()
 
 
 @as_users_compile
-def test_a_diverged_member_freezes_and_the_others_go_on(configs, corpus):
+def test_a_diverged_member_freezes_and_the_others_go_on(
+  configs, corpus, tmp_path
+):
   bad = override(configs[1], {'optim.learning_rate': 1e30})
-  own = Population(members([configs[0], bad]), corpus, HERE, room=4)
+  own = Population(members([configs[0], bad], tmp_path), corpus, HERE, room=4)
   found, bad_KR = trained(own, 8)
   marked = int(np.asarray(found.diverged_R)[1])
   assert 0 < marked <= 4
@@ -199,21 +201,21 @@ def test_a_diverged_member_freezes_and_the_others_go_on(configs, corpus):
   assert same_bits(own.state(found, 0), lone(configs[0], corpus, 8))
 
 
-def test_another_program_is_refused(configs, corpus):
+def test_another_program_is_refused(configs, corpus, tmp_path):
   wider = override(configs[0], {'model.d_ff': 64})
   undropped = override(configs[0], {'model.dropout': 0.0})
   for other in (wider, undropped):
     with pytest.raises(ConfigError, match='a population of 2 programs'):
-      Population(members([configs[0], other]), corpus, HERE, room=2)
+      Population(members([configs[0], other], tmp_path), corpus, HERE, room=2)
 
 
-def test_population_is_split_to_fit(configs, corpus, monkeypatch):
+def test_population_is_split_to_fit(configs, corpus, monkeypatch, tmp_path):
   # What a compiled program says of itself is seen in the next test.
   monkeypatch.setattr(Population, 'bytes', lambda own: 1000 * own.room)
 
   def sizes(free):
     parts = population.split(
-      members(configs), corpus, place=HERE, room=4, free=free
+      members(configs, tmp_path), corpus, place=HERE, room=4, free=free
     )
     return [len(part.members) for part in parts]
 
@@ -322,9 +324,9 @@ def test_loop_marks_the_diverged(configs, corpus, tmp_path):
   assert f'seed 1 diverged at step {diverged.diverged_step}' in said[0]
 
 
-def test_noise_seed_changes_values_and_not_data(config, corpus):
+def test_noise_seed_changes_values_and_not_data(config, corpus, tmp_path):
   other = override(config, {'train.noise_seed': 1})
-  own = Population(members([config, other]), corpus, HERE, room=4)
+  own = Population(members([config, other], tmp_path), corpus, HERE, room=4)
   state = own.fresh()
   assert not same_bits(own.state(state, 0).params, own.state(state, 1).params)
   source_RKBS, _ = own.batches(0, 2)
