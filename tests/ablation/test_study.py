@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 import re
 import types
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import studies
 from tests.choices import base, parameter_shapes
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import cells as cells_lib
@@ -18,6 +20,7 @@ from transformer_jax.ablation import (
   conclusion,
   generating,
   outcome,
+  tuning,
   viewing,
 )
 from transformer_jax.ablation import folder as folder_lib
@@ -494,3 +497,55 @@ def test_damaged_cell_is_no_result(tmp_path, capsys, name):
   folder_lib.clear(tmp_path, cell)
   assert not (place / 'metrics.jsonl').exists()
   assert 'does not match its sum; it is run again' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"phase": "tune"}'])
+def test_a_damaged_cell_of_tuning_stands_in_nobodys_way(tmp_path, text):
+  study = folder_lib.declare(tmp_path, STUDY, seeds=None)
+  one = cells_lib.cell(study, 'baseline', seed=0, phase='paper')
+  folder_lib.begin(tmp_path, study, one)
+  folder_lib.write_result(tmp_path, one, dict(status='finished', metrics={}))
+  tune = cells_lib.cell(study, 'baseline', seed=100, phase='tune')
+  (folder_lib.begin(tmp_path, study, tune) / 'cell.json').write_text(text)
+  (result,) = folder_lib.read_results(tmp_path, study)
+  assert result.cell == one
+  # Of a cell that is judged it is said, be it the only one of its seed.
+  (folder_lib.cell_folder(tmp_path, one) / 'cell.json').write_text(text)
+  with pytest.raises(ConfigError, match='seed 0 .*cell.json does not match'):
+    folder_lib.read_results(tmp_path, study)
+
+
+def test_a_changed_tuning_is_refused(tmp_path):
+  study = folder_lib.declare(tmp_path, STUDY, seeds=None)
+  assert folder_lib.recipes(tmp_path, study) is None
+  grids = tuning.first_grids(study)
+  body = tuning.chosen(study, grids, lambda cell: 1 / cell.seed)
+  other = changed(baseline={'model.d_k': 8})
+  less = {**body, 'chosen': {'baseline': body['chosen']['baseline']}}
+  bare = {name: value for name, value in body.items() if name != 'sha256'}
+  text = json.dumps(body)
+
+  def recipes(text):
+    (tmp_path / 'tuning.json').write_text(text)
+    return folder_lib.recipes(tmp_path, study)
+
+  found = recipes(text)
+  # As it was committed before it had a sum.
+  assert found == recipes(json.dumps(bare))
+  assert found is not None and set(found) == {'baseline', 'scale=none'}
+  for bad in (
+    '{}',
+    '[]',
+    text[:-1],
+    text.replace('1.0', '3.0'),
+    json.dumps(bare).replace('1.0', 'null'),
+    json.dumps({**bare, 'essence': tuning.fingerprint(other)}),
+    json.dumps({k: v for k, v in less.items() if k != 'sha256'}),
+  ):
+    with pytest.raises(ConfigError, match='json was changed or is damaged: de'):
+      recipes(bad)
+
+
+def test_the_committed_tuning_is_accepted():
+  study = studies.load('paper')
+  assert tuning.read(study, studies.tuned('paper'))

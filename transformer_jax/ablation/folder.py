@@ -11,6 +11,7 @@
 Everything is written beside and renamed, so a kill leaves whole files only.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 
 from transformer_jax import plugins
 from transformer_jax.ablation import cells as cells_lib
-from transformer_jax.ablation import checks
+from transformer_jax.ablation import checks, tuning
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.ablation.cells import Cell
 from transformer_jax.ablation.study import Overrides, Study
@@ -283,25 +284,45 @@ def read_result(folder: pathlib.Path, cell: Cell) -> Result | None:
 # Tuning.
 
 
-def recipes(folder: pathlib.Path) -> dict[str, Overrides] | None:
-  """variant -> what tuning chose, None before it has."""
+def read_tuning(folder: pathlib.Path, study: Study) -> dict[str, Any]:
+  """tuning.json, empty before it is there.
+
+  Raises:
+    ConfigError: it is not what was written for this study.
+  """
   path = folder / TUNING
   if not path.exists():
+    return {}
+  try:
+    return tuning.read(study, path.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{path} was changed or is damaged: delete it') from error
+
+
+def recipes(folder: pathlib.Path, study: Study) -> dict[str, Overrides] | None:
+  """variant -> what tuning chose, None before it has."""
+  body = read_tuning(folder, study)
+  if not body:
     return None
-  chosen = _read_json(path)['chosen']
-  return {name: one['recipe'] for name, one in chosen.items()}
+  return {name: one['recipe'] for name, one in body['chosen'].items()}
 
 
 # Reading a whole study.
 
 
-def seeds_begun(folder: pathlib.Path) -> list[int]:
-  """Test seeds that any cell was begun with, rising."""
-  found = set()
+def _seeds_begun(folder: pathlib.Path, study: Study) -> list[int]:
+  """Planned seeds, and others that any cell was begun with, rising.
+
+  A file that cannot be read names no seed. If its cell is one of those asked
+  for, its result says that it is damaged; of a cell of tuning, whose choice
+  is made, nothing more is read.
+  """
+  found = set(range(study.seeds))
   for path in (folder / 'cells').glob('*/cell.json'):
-    body = _read_json(path)
-    if body['phase'] != 'tune':
-      found.add(int(body['seed']))
+    with contextlib.suppress(ConfigError, KeyError, TypeError, ValueError):
+      body = _read_json(path)
+      if body['phase'] != 'tune':
+        found.add(int(body['seed']))
   return sorted(found)
 
 
@@ -320,8 +341,9 @@ def read_results(
       something else.
   """
   place = pathlib.Path(folder).expanduser()
-  seeds = [s for s in seeds_begun(place) if look is None or s < look]
-  every = cells_lib.cells(study, seeds, recipes(place))
+  begun = _seeds_begun(place, study)
+  seeds = [seed for seed in begun if look is None or seed < look]
+  every = cells_lib.cells(study, seeds, recipes(place, study))
   found = []
   for cell in every:
     found.append(read_result(place, cell))

@@ -129,7 +129,7 @@ def run(job: Job) -> int:
   if study.tuning is not None:
     if not tune(job):
       return PREEMPTED
-    recipes = folder_lib.recipes(job.folder)
+    recipes = folder_lib.recipes(job.folder, study)
   cells = cells_lib.cells(study, range(job.seeds), recipes)
   if not work(job, cells, looks=study.looks):
     return PREEMPTED

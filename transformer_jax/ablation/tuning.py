@@ -138,13 +138,14 @@ def chosen(
         for one, value in zip(grid.recipes(), every, strict=True)
       ],
     )
-  return dict(
+  body = dict(
     study=study.name,
     essence=fingerprint(study),
     tolerance=TOLERANCE,
     seeds=list(grids[study.arms[0].name].seeds),
     chosen=found,
   )
+  return body | dict(sha256=study_lib.digest(body))
 
 
 def fingerprint(study: Study) -> str:
@@ -160,3 +161,30 @@ def fingerprint(study: Study) -> str:
 def fits(study: Study, text: str) -> bool:
   """Whether a tuning.json is of this very study."""
   return json.loads(text).get('essence') == fingerprint(study)
+
+
+def read(study: Study, text: str) -> dict[str, Any]:
+  """A tuning.json of this study.
+
+  Raises:
+    ValueError: it does not match its sum, is of other configs or lacks
+      something. One without a sum is held to its form only.
+  """
+  try:
+    body = json.loads(text)
+    known = body.get('sha256')
+    rest = {name: value for name, value in body.items() if name != 'sha256'}
+    whole = known is None or study_lib.digest(rest) == known
+    own = 'essence' not in body or fits(study, text)
+    for arm in study.arms:
+      one = body['chosen'][arm.name]
+      numbers = [one['recipe'][RATE], one['recipe'][WARMUP]]
+      numbers += [one['basin_octaves'], one['on_edge'], body['tolerance']]
+      numbers += [x[k] for x in one['grid'] for k in ('rate', 'warmup', 'loss')]
+      whole = whole and all(math.isfinite(x) for x in numbers)
+      whole = whole and set(one['recipe']) == {RATE, WARMUP}
+  except (KeyError, TypeError, AttributeError) as error:
+    raise ValueError(f'no {error}') from error
+  if not (whole and own):
+    raise ValueError('its sum, its study or its numbers do not match')
+  return body

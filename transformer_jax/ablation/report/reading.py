@@ -1,6 +1,5 @@
 """What the report is made of: result files of a study's folder, in memory."""
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -150,11 +149,10 @@ def read(workdir: str | pathlib.Path) -> Results:
       f'{place}: study {study.name} has no results yet; finish it with '
       f'{folder.command(place, study)}'
     )
-  tuning = place / folder.TUNING
   return Results(
     path=place,
     study=study,
     runs=tuple(_run(place, result) for result in found),
     comparisons=tuple(folder.read_summary(place)),
-    tuning=json.loads(tuning.read_text('utf-8')) if tuning.exists() else {},
+    tuning=folder.read_tuning(place, study),
   )
