@@ -4,6 +4,8 @@ import base64
 import dataclasses
 import io
 import json
+import os
+import pathlib
 import re
 from xml.etree import ElementTree
 
@@ -55,6 +57,36 @@ def test_files(place):
   for name in (folder.TABLE, folder.SUMMARY):
     copy = (place / 'report' / name).read_bytes()
     assert copy == (place / name).read_bytes()
+
+
+def test_workers_that_end_together_write_it_at_once(
+  place, page, results, monkeypatch
+):
+  """Before each rename and removal of one, another writes it all."""
+  drawn = contents.gather(results)
+  monkeypatch.setattr(contents, 'gather', lambda _: drawn)
+  monkeypatch.setattr(report, '_page', lambda _: page)
+  old = place / 'report/figures/old.svg'
+  old.touch()
+  alone = []
+
+  def meanwhile(act):
+    def wrapped(*args, **kwargs):
+      if not alone:
+        alone.append(True)
+        report.write(place)
+        alone.clear()
+      return act(*args, **kwargs)
+
+    return wrapped
+
+  monkeypatch.setattr(os, 'replace', meanwhile(os.replace))
+  monkeypatch.setattr(pathlib.Path, 'unlink', meanwhile(pathlib.Path.unlink))
+  report.write(place)
+  assert not old.exists()
+  test_files(place)
+  names = {path.name for path in (place / 'report/figures').iterdir()}
+  assert names == {f'{picture.name}.svg' for picture in drawn.pictures}
 
 
 def test_the_page_asks_for_nothing(page):

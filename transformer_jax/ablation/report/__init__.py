@@ -6,11 +6,9 @@ and no font of the reader's machine; Markdown, CSV and JSON lie beside it.
 
 import pathlib
 import re
-import shutil
 
 from transformer_jax.ablation import folder
 from transformer_jax.ablation.report import reading
-from transformer_jax.training.record import write_atomically
 
 NUMBER = re.compile(r'[+\u2212]?[\d,.]+( [kMG%×])?$')
 
@@ -38,6 +36,8 @@ def _page(contents) -> str:
 def write(workdir: str | pathlib.Path) -> pathlib.Path:
   """Write WORKDIR/report; the path of its page.
 
+  Workers that end together write it at once: each file is whole, whoever's.
+
   Raises:
     ConfigError: the folder holds no study with results, or a damaged file.
   """
@@ -49,13 +49,17 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   report = results.path / 'report'
   pictures = report / 'figures'
   pictures.mkdir(parents=True, exist_ok=True)
-  for old in pictures.glob('*.svg'):
-    old.unlink()
   for picture in contents.pictures:
-    (pictures / f'{picture.name}.svg').write_bytes(picture.svg)
+    text = picture.svg.decode('utf-8')
+    folder.write_text(pictures / f'{picture.name}.svg', text)
+  drawn = {f'{picture.name}.svg' for picture in contents.pictures}
+  for old in pictures.glob('*.svg'):
+    if old.name not in drawn:
+      old.unlink(missing_ok=True)
   for name in (folder.TABLE, folder.SUMMARY):
-    shutil.copyfile(results.path / name, report / name)
-  write_atomically(report / 'report.md', markdown.render(contents))
+    text = (results.path / name).read_text(encoding='utf-8')
+    folder.write_text(report / name, text)
+  folder.write_text(report / 'report.md', markdown.render(contents))
   page = report / 'index.html'
-  write_atomically(page, _page(contents))
+  folder.write_text(page, _page(contents))
   return page
