@@ -20,11 +20,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from transformer_jax.config import ConfigError
 from transformer_jax.training.guard import FINISHED, PREEMPTED
 
 REFUSED = 2  # exit code: something has to be corrected first
@@ -113,6 +115,21 @@ def ranks(
   return commands
 
 
+def open_logs(folder: pathlib.Path) -> None:
+  """Makes the folder, and tries to write there.
+
+  Raises:
+    ConfigError: it cannot be made, or written to.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+  except OSError as error:
+    raise ConfigError(
+      f'no logs can be written to {folder}, {error.strerror}: name another'
+    ) from error
+
+
 def _copy(source: int, log: pathlib.Path) -> None:
   """What a process says: to its log, and to this program's stderr."""
   with open(log, 'ab') as file:
@@ -124,7 +141,6 @@ def _copy(source: int, log: pathlib.Path) -> None:
 
 
 def _start(command: Command, *, shown: bool) -> subprocess.Popen:
-  command.log.parent.mkdir(parents=True, exist_ok=True)
   environment = os.environ | command.environment
   if not shown:
     with open(command.log, 'ab') as log:
@@ -250,6 +266,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
   options = parse(arguments)
   logs = pathlib.Path(options.logs)
+  try:
+    open_logs(logs)
+  except ConfigError as error:
+    print('error:', error, file=sys.stderr)
+    return REFUSED
   stop = Stop()
   stop.listen()
   words = [sys.executable, '-m', options.module, *options.flags]

@@ -7,7 +7,8 @@
 
 Worker i of n runs `experiments.ablate --shard=i/n`, i from 0. A worker that is
 preempted or crashes is started again; the cells that it has done stay done.
---dry_run prints what would be run. Flags that are not named here go to
+--dry_run prints what would be run. How often is RETRIES in the environment for
+SLURM, and in the manifest for pods (3). Flags that are not named here go to
 experiments.ablate.
 """
 
@@ -20,6 +21,7 @@ import sys
 from collections.abc import Sequence
 
 from launch import local, render
+from transformer_jax.config import ConfigError
 
 HERE = pathlib.Path(__file__).parent
 
@@ -40,6 +42,7 @@ def on_local(options: argparse.Namespace) -> int:
   stop = local.Stop()
   stop.listen()
   logs = pathlib.Path(options.workdir).expanduser() / 'logs'
+  local.open_logs(logs)
 
   def worker(number: int) -> int:
     words = ablate(options, f'{number}/{options.workers}')
@@ -72,8 +75,23 @@ def slurm_words(options: argparse.Namespace) -> list[str]:
   ]
 
 
+def submitted(words: Sequence[str], text: str = '') -> int:
+  """The exit code of a cluster's own program, which reads a text.
+
+  Raises:
+    ConfigError: this machine does not have it.
+  """
+  try:
+    return subprocess.run(words, input=text.encode(), check=False).returncode
+  except FileNotFoundError as error:
+    raise ConfigError(
+      f'{words[0]} is not found: run this on a machine that has it, or see by '
+      '--dry_run what it would be given'
+    ) from error
+
+
 def on_slurm(options: argparse.Namespace) -> int:
-  return subprocess.run(slurm_words(options), check=False).returncode
+  return submitted(slurm_words(options))
 
 
 def manifest(options: argparse.Namespace) -> str:
@@ -87,23 +105,26 @@ def manifest(options: argparse.Namespace) -> str:
       workers=str(options.workers),
       image=options.image,
       claim=options.claim,
+      gpus=str(options.gpus),
       command=words,
     ),
   )
 
 
 def on_kubernetes(options: argparse.Namespace) -> int:
-  return subprocess.run(
-    ['kubectl', 'apply', '--filename', '-'],
-    input=manifest(options).encode(),
-    check=False,
-  ).returncode
+  return submitted(['kubectl', 'apply', '--filename', '-'], manifest(options))
 
 
 PLACES = {
   'local': on_local,
   'slurm': on_slurm,
   'kubernetes': on_kubernetes,
+}
+# The flags that one place alone reads, and what they are unless given.
+OWN = {
+  'local': {'platform': 'cpu', 'retries': 3},
+  'slurm': {},
+  'kubernetes': {'image': '', 'claim': '', 'gpus': 1},
 }
 
 
@@ -129,14 +150,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
   parser.add_argument('--workers', type=int, required=True)
   parser.add_argument('--study', required=True)
   parser.add_argument('--workdir', required=True)
-  parser.add_argument('--platform', choices=('cpu', 'cuda'), default='cpu')
-  parser.add_argument('--retries', type=int, default=3)
-  parser.add_argument('--image', default='', help='of the pods')
-  parser.add_argument('--claim', default='', help='volume claim of the pods')
+  parser.add_argument('--platform', choices=('cpu', 'cuda'), help='local: cpu')
+  parser.add_argument('--retries', type=int, help='local: of a worker, 3')
+  parser.add_argument('--image', help='kubernetes: of the pods')
+  parser.add_argument('--claim', help='kubernetes: volume claim of the pods')
+  parser.add_argument('--gpus', type=int, help='kubernetes: of a pod, 1')
   parser.add_argument('--dry_run', action='store_true')
   options, options.flags = parser.parse_known_args(arguments)
   if options.workers < 1:
     parser.error('--workers is at least 1')
+  for place, flags in OWN.items():
+    for name, default in flags.items():
+      if getattr(options, name) is None:
+        setattr(options, name, default)
+      elif place != options.on:
+        parser.error(f'--on={options.on} does not read --{name}')
+  if options.retries < 0 or options.gpus < 0:
+    parser.error('--retries and --gpus are at least 0')
   if options.on == 'kubernetes' and not (options.image and options.claim):
     parser.error('--on=kubernetes needs --image and --claim')
   return options
@@ -147,7 +177,11 @@ def main(arguments: Sequence[str]) -> int:
   if options.dry_run:
     print(would_run(options))
     return 0
-  return PLACES[options.on](options)
+  try:
+    return PLACES[options.on](options)
+  except ConfigError as error:
+    print('error:', error, file=sys.stderr)
+    return local.REFUSED
 
 
 if __name__ == '__main__':

@@ -19,6 +19,8 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 def commands(tmp_path):
   """(code of rank 0, of rank 1, ...) -> processes that run this Python."""
 
+  (tmp_path / 'logs').mkdir()
+
   def make(*codes):
     return [
       local.Command(
@@ -137,6 +139,14 @@ def test_a_signal_goes_to_all_and_ends_the_retries(tmp_path, send, number):
     launcher.wait()
     launcher.stderr.close()
   assert 'preempted and saved (75)' in rest and 'again' not in rest
+
+
+def test_a_folder_that_takes_no_logs_is_refused(tmp_path, capsys):
+  (tmp_path / 'file').touch()
+  assert local.main([f'--logs={tmp_path}/file/logs', 'this']) == 2
+  told = capsys.readouterr().err
+  assert told.startswith('error: no logs can be written to ')
+  assert told.count('\n') == 1
 
 
 def test_wrong_words_are_refused():

@@ -40,6 +40,7 @@ def test_pods_are_an_indexed_job(capsys):
   assert spec['completions'] == spec['parallelism'] == 5
   worker = spec['template']['spec']['containers'][0]
   assert worker['image'] == 'i:1'
+  assert worker['resources']['limits'] == {'nvidia.com/gpu': 1}
   assert worker['args'] == [
     'experiments.ablate',
     *STUDY,
@@ -54,10 +55,53 @@ def test_wrong_words_are_refused():
     ['--on=moon', '--workers=1', *STUDY],
     ['--on=kubernetes', '--workers=1', *STUDY],
     ['--on=local', *STUDY],
+    ['--on=local', '--workers=1', '--retries=-1', *STUDY],
   ):
     with pytest.raises(SystemExit) as left:
       sweep.parse(words)
     assert left.value.code == 2
+
+
+@pytest.mark.parametrize(
+  ('place', 'flag'),
+  [
+    ('slurm', '--retries=9'),
+    ('slurm', '--platform=cpu'),
+    ('slurm', '--image=i'),
+    ('local', '--gpus=1'),
+    ('kubernetes', '--retries=3'),
+  ],
+)
+def test_what_a_place_does_not_read_is_refused(place, flag, capsys):
+  with pytest.raises(SystemExit) as left:
+    sweep.parse([f'--on={place}', '--workers=1', flag, *STUDY])
+  assert left.value.code == 2
+  told = f'--on={place} does not read {flag.partition("=")[0]}\n'
+  assert capsys.readouterr().err.endswith(told)
+
+
+@pytest.mark.parametrize(
+  ('words', 'program'),
+  [
+    (['--on=slurm'], 'sbatch'),
+    (['--on=kubernetes', '--image=i', '--claim=c'], 'kubectl'),
+  ],
+)
+def test_a_machine_without_the_cluster_is_told_so(
+  words, program, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setenv('PATH', str(tmp_path))
+  assert sweep.main([*words, '--workers=1', *STUDY]) == 2
+  told = capsys.readouterr().err
+  assert told.startswith(f'error: {program} is not found')
+  assert told.count('\n') == 1
+
+
+def test_a_workdir_that_takes_no_logs_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(local.Stop, 'listen', lambda self: None)
+  (tmp_path / 'file').touch()
+  words = ['--on=local', '--workers=1', '--study=s']
+  assert sweep.main([*words, f'--workdir={tmp_path}/file']) == 2
 
 
 @pytest.mark.parametrize(
