@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import types
@@ -241,6 +242,13 @@ def test_a_cluster_is_several_tasks_of_a_step():
   assert not hosts.in_cluster({'TPU_WORKER_HOSTNAMES': 'localhost'})
 
 
+def alone(coordinator, processes, process):
+  """The options of one process."""
+  values = (coordinator, processes, process, False)
+  names = [flag.name for flag in hosts.FLAGS]
+  return types.SimpleNamespace(**dict(zip(names, values, strict=True)))
+
+
 @pytest.mark.parametrize(
   ('coordinator', 'processes', 'process', 'told'),
   [
@@ -248,14 +256,67 @@ def test_a_cluster_is_several_tasks_of_a_step():
     ('', 2, 0, 'given together'),
     ('here:1', 2, 2, 'count from 0'),
     ('here', 2, 0, 'HOST:PORT'),
+    ('here:door', 2, 0, 'HOST:PORT'),
   ],
 )
 def test_flags_that_do_not_go_together(coordinator, processes, process, told):
-  values = (coordinator, processes, process, False)
-  names = [flag.name for flag in hosts.FLAGS]
-  options = types.SimpleNamespace(**dict(zip(names, values, strict=True)))
   with pytest.raises(ConfigError, match=told):
-    hosts.start(options)
+    hosts.start(alone(coordinator, processes, process))
+
+
+def test_a_number_of_the_environment_is_one(monkeypatch):
+  monkeypatch.setenv('JAX_NUM_PROCESSES', 'two')
+  with pytest.raises(ConfigError, match='JAX_NUM_PROCESSES=two is not a numb'):
+    hosts.start(alone('here:1', 0, 0))
+
+
+# Would wait for two seconds only, and is refused as every program is.
+IMPATIENT = """
+import sys, types
+from transformer_jax.config import ConfigError
+from transformer_jax.training import hosts
+hosts.WAIT_SECONDS = 2
+address, process = sys.argv[1:]
+values = (address, 2, int(process), False)
+names = [flag.name for flag in hosts.FLAGS]
+try:
+  hosts.start(types.SimpleNamespace(**dict(zip(names, values))))
+except ConfigError as error:
+  print(error, file=sys.stderr)
+  sys.exit(2)
+"""
+
+
+def impatient(address, process):
+  """The end of a process whose other never comes: its code and its lines."""
+  ended = subprocess.run(
+    [sys.executable, '-c', IMPATIENT, address, str(process)],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  return ended.returncode, ended.stderr.splitlines()
+
+
+def test_a_taken_port_is_refused():
+  with socket.create_server(('127.0.0.1', 0)) as other:
+    port = other.getsockname()[1]
+    code, told = impatient(f'127.0.0.1:{port}', 0)
+  assert (code, len(told)) == (2, 1), told
+  assert told[0].startswith(f'port {port} of this machine cannot be taken')
+
+
+def test_who_waits_in_vain_says_for_whom():
+  address = f'127.0.0.1:{local.free_port()}'
+  code, told = impatient(address, 0)
+  assert (code, len(told)) == (1, 2), told
+  assert told[0].startswith(f'waiting for all 2 processes at {address}')
+  assert 'not all other processes came within 2 s; process 0' in told[1]
+  code, told = impatient(address, 1)
+  assert (code, len(told)) == (1, 1), told
+  assert f'nobody answers at {address} within 2 s' in told[0]
 
 
 @pytest.mark.parametrize(

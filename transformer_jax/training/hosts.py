@@ -10,7 +10,9 @@ import io
 import itertools
 import os
 import signal
+import socket
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
@@ -39,6 +41,8 @@ FLAGS = (
 
 # A process that died is missed after so long, and the others leave.
 HEARTBEAT_SECONDS = 10
+WAIT_SECONDS = 300  # for all processes to have come
+CRASHED = 1  # exit code: one that came late is there at the next attempt
 
 
 def start(options: types.SimpleNamespace) -> None:
@@ -49,25 +53,23 @@ def start(options: types.SimpleNamespace) -> None:
 
   Raises:
     ConfigError: the flags name some of address, number and count only, or
-      JAX cannot find out what they would say.
+      JAX cannot find out what they would say, or the port is taken.
   """
   given = vars(options)
-  environment = os.environ.get
-  coordinator = given['distributed.coordinator'] or environment(
+  coordinator = given['distributed.coordinator'] or os.environ.get(
     'JAX_COORDINATOR_ADDRESS', ''
   )
-  processes = given['distributed.processes'] or int(
-    environment('JAX_NUM_PROCESSES', 0)
-  )
+  processes = given['distributed.processes'] or _number('JAX_NUM_PROCESSES', 0)
   process = given['distributed.process']
   if process < 0:
-    process = int(environment('JAX_PROCESS_ID', -1))
+    process = _number('JAX_PROCESS_ID', -1)
   named = bool(coordinator), processes > 0, process >= 0
   if any(named) and not all(named):
     raise ConfigError(
       '--distributed.coordinator, .processes and .process are given together'
     )
-  if all(named) and (process >= processes or ':' not in coordinator):
+  port = coordinator.rpartition(':')[2] if ':' in coordinator else ''
+  if all(named) and (process >= processes or not port.isdecimal()):
     raise ConfigError(
       f'--distributed.process={process} of {processes} at {coordinator}: '
       'processes count from 0, and the address is HOST:PORT'
@@ -76,6 +78,14 @@ def start(options: types.SimpleNamespace) -> None:
   if not any(named) and not detect:
     return
   keep_stdout()
+  if all(named) and process == 0:
+    _try_port(int(port))
+    print(
+      f'waiting for all {processes} processes at {coordinator}, at most '
+      f'{WAIT_SECONDS} s',
+      file=sys.stderr,
+      flush=True,
+    )
   import jax
 
   own: dict[str, Any] = dict(
@@ -83,9 +93,16 @@ def start(options: types.SimpleNamespace) -> None:
     num_processes=processes,
     process_id=process,
   )
+  waited = threading.Timer(
+    WAIT_SECONDS, _leave, (process, coordinator if process > 0 else '')
+  )
+  waited.daemon = True
+  waited.start()
   try:
     jax.distributed.initialize(
       **(own if all(named) else {}),
+      # JAX itself would abort: this process leaves before, and says why.
+      initialization_timeout=2 * WAIT_SECONDS,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
   except ValueError as error:
@@ -94,6 +111,53 @@ def start(options: types.SimpleNamespace) -> None:
       'who they are by --distributed.coordinator, --distributed.processes and '
       '--distributed.process'
     ) from error
+  finally:
+    waited.cancel()
+
+
+def _number(name: str, default: int) -> int:
+  """A number of the environment."""
+  text = os.environ.get(name, str(default))
+  try:
+    return int(text)
+  except ValueError:
+    raise ConfigError(f'{name}={text} is not a number') from None
+
+
+def _try_port(port: int) -> None:
+  """Refuses a port that JAX could not listen at: it would crash there."""
+  if 'JAX_COORDINATOR_BIND_ADDRESS' in os.environ:
+    return
+  both = socket.has_dualstack_ipv6()
+  with socket.socket(socket.AF_INET6 if both else socket.AF_INET) as probe:
+    # What closed connections left of an earlier run is no hindrance.
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if both:
+      probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    try:
+      probe.bind(('', port))
+    except (OSError, OverflowError) as error:
+      why = getattr(error, 'strerror', None) or error
+      raise ConfigError(
+        f'port {port} of this machine cannot be taken by process 0 ({why}): '
+        'give all processes another one in --distributed.coordinator'
+      ) from error
+
+
+def _leave(process: int, coordinator: str) -> None:
+  """Ends this process, which waited in vain: in one line, for whom."""
+  line = f'not all other processes came within {WAIT_SECONDS} s'
+  if coordinator:
+    host, _, port = coordinator.rpartition(':')
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), 5).close()
+    except OSError as error:
+      line = (
+        f'nobody answers at {coordinator} within {WAIT_SECONDS} s ({error})'
+      )
+  name = f'process {process}' if process >= 0 else 'this process'
+  os.write(2, f'error: {line}; {name} leaves\n'.encode())
+  os._exit(CRASHED)
 
 
 def keep_stdout() -> None:
