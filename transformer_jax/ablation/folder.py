@@ -103,7 +103,7 @@ def declare(
   path = folder / STUDY
   if not path.exists():
     planned = study if seeds is None else checks.with_seeds(study, seeds)
-    body = dict(
+    body: dict[str, Any] = dict(
       study=study_lib.to_dict(planned), hash=study_lib.study_hash(planned)
     )
     if overrides is not None:

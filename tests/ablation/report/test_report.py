@@ -19,6 +19,7 @@ from transformer_jax.ablation.report import (
   fonts,
   insight,
   reading,
+  style,
   table3,
   tables,
 )
@@ -216,6 +217,47 @@ def test_seeds_that_were_not_planned_are_said_so(results):
   assert found == [
     'Exploratory: seeds 7 were not planned when the study was declared.'
   ]
+
+
+def with_runs_of(results, seed):
+  """The last seed of every arm once more: far from the others, and failed."""
+  last = [run for run in results.runs if run.seed == 4]
+  far = {'unigram_loss': 99.0}
+  late = [
+    run._replace(
+      seed=seed,
+      diverged=True,
+      body={**run.body, 'metrics': far, 'step_seconds': 5.0},
+    )
+    for run in last
+  ]
+  return results._replace(runs=(*results.runs, *late))
+
+
+@pytest.mark.parametrize('looks', [(5,), (5, 9)])
+def test_what_no_verdict_counts_is_in_no_table_beside_it(
+  results, looks, monkeypatch
+):
+  """Seeds 5 to 7 were not planned, or come after the look at 5."""
+  monkeypatch.setattr(
+    style, 'draw', lambda *words, height: style.Picture(*words[:3], svg=b'')
+  )
+  study = dataclasses.replace(results.study, seeds=looks[-1], looks=looks)
+  before = results._replace(study=study)
+  more = with_runs_of(with_runs_of(before, 5), 7)
+  # Of the next look, of one arm only.
+  more = more._replace(runs=(*more.runs, results.runs[0]._replace(seed=6)))
+  assert tables.arms(more, 'paper') != tables.arms(before, 'paper')
+  old, new = contents.gather(before), contents.gather(more)
+  assert new.variants == old.variants and new.more == old.more
+  assert new.pictures == old.pictures
+  # What was run is told whole.
+  assert new.ran != old.ran
+  assert dict(new.facts)['runs'] == (
+    f'{len(more.runs)} finished or diverged; {len(before.runs)} of them are in '
+    'tables and pictures'
+  )
+  assert 'of them' not in dict(old.facts)['runs']
 
 
 def test_a_grid_of_one_warmup_is_said(results):

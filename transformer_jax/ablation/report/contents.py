@@ -154,6 +154,8 @@ def _facts(results: Results) -> list[tuple[str, str]]:
       'none: loss in nats a token, accuracy and exact match of the '
       'references by teacher forcing'
     )
+  counted = len(results.counted.runs)
+  more = counted < len(results.runs)
   study = results.study
   if study.free_running:
     # As `generating` writes and scores it.
@@ -173,7 +175,11 @@ def _facts(results: Results) -> list[tuple[str, str]]:
       'planned',
       f'{study.seeds} seeds, looks at {", ".join(map(str, study.looks))}',
     ),
-    ('runs', f'{len(results.runs)} finished or diverged'),
+    (
+      'runs',
+      f'{len(results.runs)} finished or diverged'
+      + (f'; {counted} of them are in tables and pictures' * more),
+    ),
     ('device', every('device')),
     ('versions', shown or 'not recorded'),
     ('scorer signature', signature),
@@ -270,17 +276,17 @@ def _galleries(results: Results) -> list[tuple[str, list[Picture]]]:
 
 def gather(results: Results) -> Contents:
   """Tables, sentences and pictures of a study."""
-  study = results.study
+  study, counted = results.study, results.counted
   return Contents(
     name=study.name,
     question=study.question,
     paper=study.paper,
     answers=sentences(results),
     warnings=warnings(results),
-    variants=[tables.arms(results, phase) for phase in results.phases],
+    variants=[tables.arms(counted, phase) for phase in results.phases],
     forests=_present([figures.forest(results, results.metric)]),
-    galleries=_galleries(results),
-    more=_more(results),
+    galleries=_galleries(counted),
+    more=_more(counted),
     ran=tables.what_ran(results),
     facts=_facts(results),
     command=folder.command(results.path, study),

@@ -84,6 +84,27 @@ class Results(NamedTuple):
     )
 
   @property
+  def counted(self) -> 'Results':
+    """With the runs alone that its verdicts count.
+
+    Not those of seeds that were not planned, nor those of the next look. A
+    phase in which nothing is compared keeps all.
+    """
+    planned = set(range(self.study.seeds))
+    kept: list[Run] = []
+    for phase in self.phases:
+      every = [{run.seed for run in self.of(n, phase)} for n in self.variants]
+      seeds = sorted(planned.intersection(*every))
+      rows = self.rows(phase)
+      kept += [
+        run
+        for run in self.runs
+        if run.phase == phase
+        and (not rows or run.seed in seeds[: rows[0]['seeds']])
+      ]
+    return self._replace(runs=tuple(kept))
+
+  @property
   def phases(self) -> tuple[str, ...]:
     """Which verdicts there are: by the paper's recipe, tuned, or both."""
     ran = {run.phase for run in self.runs}

@@ -125,13 +125,15 @@ def arms(results: Results, phase: str) -> Table:
       *(column for column, _, _ in COSTS),
     ),
     rows,
-    'At a fixed step, on held-out data. Difference: variant minus the arm it '
-    'is held against. p: adjusted by Holm for primary comparisons. Effect: '
-    'mean of the paired differences over their spread, or rank-biserial where '
-    'ranks decide. Detectable: the smallest true difference that this many '
-    'seeds find four times in five. Cost: median over seeds. Product FLOPs: of '
-    'matrix products only, in a training step; what is done to their elements '
-    '(the sum and tanh of additive scores, softmax, norms, Adam) is left out.',
+    'At a fixed step, on held-out data, of the seeds that the verdicts count; '
+    'seeds that were not planned stand apart. Difference: variant minus the '
+    'arm it is held against. p: adjusted by Holm for primary comparisons. '
+    'Effect: mean of the paired differences over their spread, or rank-'
+    'biserial where ranks decide. Detectable: the smallest true difference '
+    'that this many seeds find four times in five. Cost: median over seeds. '
+    'Product FLOPs: of matrix products only, in a training step; what is done '
+    'to their elements (the sum and tanh of additive scores, softmax, norms, '
+    'Adam) is left out.',
   )
 
 
