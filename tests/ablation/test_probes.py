@@ -216,6 +216,7 @@ def test_the_softmax_lets_less_through_as_its_scores_grow():
   [
     ({'projections': 'shared_query_key'}, 3),
     ({'projections': 'identity'}, 0),
+    ({'projections': 'identity', 'output_projection': 'none'}, 0),
     ({'norm': 'batch', 'tie': 'none'}, 3),
     ({'remat': 'layer', 'position': 'relative'}, 3),
     ({'causal_mask': 'absent', 'scale': 'learned'}, 3),

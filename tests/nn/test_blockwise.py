@@ -94,6 +94,27 @@ def test_values_and_gradients_are_the_formulas(score, shape, mask, rate):
   )
 
 
+def unit_query_scores(q_BTHK, k_BSHK, w=None, *, scale):
+  """A score from outside, without a gradient at a query of zeros."""
+  length_BTH = jnp.linalg.norm(q_BTHK, axis=-1, keepdims=True)
+  return attention.dot_scores(q_BTHK / length_BTH, k_BSHK, w, scale=scale)
+
+
+def test_rows_that_fill_a_tile_are_such_as_a_score_is_made_for(monkeypatch):
+  shape = 2, 5, 5, 2, 4, 3
+  monkeypatch.setitem(SCORES, 'unit', attention.Score(unit_query_scores))
+  inputs, cotangent = arrays('unit', shape)
+  given = 'unit', inputs, cotangent, masked(shape, 'all'), None
+  attend = functools.partial(blockwise.attention, blocks=(3, 3))
+  wanted = value_and_gradients(attention.attention, *given)
+  found = value_and_gradients(attend, *given)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    found,
+    wanted,
+  )
+
+
 def test_a_row_that_may_see_nothing_has_even_weights():
   (q, k, v, *_), _ = arrays('dot', LONG)
   mask_BTS = jnp.zeros((1, 1, 1), bool)

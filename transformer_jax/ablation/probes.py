@@ -215,7 +215,10 @@ def projection_gradients(
   gradients: dict, site: str, names: Sequence[str]
 ) -> dict[str, Array]:
   """{probe: [N, H]}, norms of the gradients of the site's projections."""
-  of_site = functools.reduce(dict.__getitem__, PARAMETERS[site], gradients)
+  # A site that has no parameters is not in the tree.
+  of_site = functools.reduce(
+    lambda tree, name: tree.get(name, {}), PARAMETERS[site], gradients
+  )
   return {
     probe: jnp.sqrt(jnp.sum(jnp.square(of_site[name]), axis=(1, 3)))
     for probe, name in zip(PROJECTIONS, names, strict=True)

@@ -406,9 +406,9 @@ def _padded(
   if mask.shape[1] > 1:
     mask = _extended(mask, 1, t)
   inputs = inputs._replace(
-    q_BTHK=_extended(inputs.q_BTHK, 1, t),
-    k_BSHK=_extended(inputs.k_BSHK, 1, s),
-    v_BSHE=_extended(inputs.v_BSHE, 1, s),
+    q_BTHK=_repeated(inputs.q_BTHK, t),
+    k_BSHK=_repeated(inputs.k_BSHK, s),
+    v_BSHE=_repeated(inputs.v_BSHE, s),
     bias_HTS=None if bias is None else _extended(_extended(bias, 1, t), 2, s),
   )
   return inputs, given._replace(mask_BTS=mask), jnp.arange(S + s) < S
@@ -464,6 +464,16 @@ def _extended(x: Array, axis: int, count: int, value: float = 0) -> Array:
     return x
   pads = [(0, count if axis == own else 0) for own in range(x.ndim)]
   return jnp.pad(x, pads, constant_values=value)
+
+
+def _repeated(x: Array, count: int) -> Array:
+  """x with its last row, along axis 1, `count` more times.
+
+  Not with zeros: a score may have no gradient there, such as one that divides
+  by the length of q, and 0 times NaN is NaN.
+  """
+  pads = [(0, count if axis == 1 else 0) for axis in range(x.ndim)]
+  return jnp.pad(x, pads, mode='edge') if count else x
 
 
 def _joined(blocks: Array, axis: int) -> Array:
