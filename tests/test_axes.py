@@ -27,7 +27,7 @@ from transformer_jax.nn.transformer import Transformer, shift_right, variables
 from transformer_jax.training import optim
 from transformer_jax.training.checkpoint import Checkpoints
 
-SCALES = (attention.SCALES, attention.FOLDS, attention.SCALE_PARAMETERS)
+SCALES = (attention.SCALES,)
 TABLES = {
   'model.score': (attention.SCORES,),
   'model.scale': SCALES,
@@ -41,7 +41,7 @@ TABLES = {
   'model.norm': (norms.NORMS,),
   'model.residual': (layers.RESIDUALS,),
   'model.position_join': (positions.JOINS,),
-  'model.norm_order': (layers.ENTER, layers.LEAVE),
+  'model.norm_order': (layers.NORM_ORDERS,),
   'model.activation': (layers.ACTIVATIONS,),
   'model.position': (embeddings.POSITIONS,),
   'model.position_decoder': (embeddings.POSITIONS,),

@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import pathlib
 import re
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import ablate, studies
+from experiments import ablate, studies, train
 from tests.choices import BATCH, V, base
 from transformer_jax import config as config_lib
 from transformer_jax import flags, plugins
@@ -17,7 +18,7 @@ from transformer_jax.ablation import cells, checks, folder, runner
 from transformer_jax.ablation.screen import Screen
 from transformer_jax.config import ConfigError, override
 from transformer_jax.inference import restore
-from transformer_jax.nn import attention, randomness
+from transformer_jax.nn import attention, implementations, layers, randomness
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import record
 from transformer_jax.training.state import initial_state, numbers, train_step
@@ -29,14 +30,16 @@ FILE = pathlib.Path(__file__).parent.parent / EXAMPLE
 @contextlib.contextmanager
 def process():
   """What a plugin adds is gone after it."""
-  before = dict(attention.SCORES)
+  tables: list[Any] = [attention.SCORES, attention.SCALES, layers.NORM_ORDERS]
+  before = [dict(table) for table in tables]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(config_lib, 'FIELDS', dict(config_lib.FIELDS))
     patch.setattr(plugins, '_LOADED', {})
     patch.setattr(plugins, '_SUMS', {})
     yield
-  attention.SCORES.clear()
-  attention.SCORES.update(before)
+  for table, entries in zip(tables, before, strict=True):
+    table.clear()
+    table.update(entries)
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +141,58 @@ def test_a_parameter_has_letters_that_a_score_knows(tmp_path):
       initial_state(config, Transformer(config.model, V, V)),
       randomness.seed_key(0),
     )
+
+
+QUARTER = """
+from transformer_jax import plugins
+from transformer_jax.nn import attention, layers
+
+plugins.add(
+  'model.scale', 'quarter', attention.SCALES,
+  attention.Scale(lambda d_k: 0.25, parameters=('scale_H',)),
+)
+plugins.add(
+  'model.norm_order', 'twice', layers.NORM_ORDERS,
+  layers.NormOrder(*2 * [lambda norm, x: norm(x)]),
+)
+"""
+
+
+def test_one_entry_is_enough_for_an_axis_of_several_parts(tmp_path, capsys):
+  """Of a scale: factor, fold and parameter; of an order: before and after."""
+  words = [*written(tmp_path / 'quarter.py', QUARTER), '--preset=test']
+  words += ['--model.scale=quarter', '--model.norm_order=twice']
+  with pytest.raises(SystemExit) as ended:
+    own = [*words, f'--workdir={tmp_path}', '--dry_run', '--mesh.data=1']
+    own += [f'--data.cache_dir={tmp_path}']
+    flags.run(train.main, extra=train.EXTRA, arguments=own)
+  assert not ended.value.code, capsys.readouterr().err
+  config, _ = flags.parse(words)
+  assert numbers(config).scale_cross == 0.25
+  model = Transformer(config.model, V, V)
+  params = initial_state(config, model)
+  shapes = jax.eval_shape(params, randomness.seed_key(0)).params
+  assert 'scale_H' in shapes['encoder']['layers']['self_attention']
+
+
+def test_a_score_is_of_one_query_and_one_key(tmp_path):
+  """One that is normed over the keys would be another in each block."""
+  product = 'attention.dot_scores(q_BTHK * w_HK[None, None], k_BSHK, '
+  among = MINE.replace(product, f'among({product}').replace(
+    '=scale)', '=scale))'
+  )
+  among = among.replace(
+    'def scores', 'import jax\namong = jax.nn.softmax\n\ndef scores'
+  )
+  for n, (text, refused) in enumerate([(MINE, False), (among, True)]):
+    with process():
+      plugins.load(written(tmp_path / f'{n}.py', text))
+      model = override(base(), {'model.score': 'mine'}).model
+      if refused:
+        with pytest.raises(ConfigError, match='model.score=mine gives a query'):
+          implementations.choose(model, platform='cpu')
+      else:
+        assert implementations.choose(model, platform='cpu')
 
 
 @pytest.mark.slow

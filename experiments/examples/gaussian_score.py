@@ -27,6 +27,9 @@ def gaussian_scores(
   The weights are those of a Gaussian kernel: unlike a dot product, a long key
   does not win by its length.
 
+  Each number is of one query and one key, whatever stands beside them: a score
+  may be shown a part of them at a time, and one that looks at more is refused.
+
   Args:
     q_BTHK: queries.
     k_BSHK: keys.

@@ -114,7 +114,9 @@ def test_dot_products_of_unit_variance_have_variance_d_k(d_k):
     ('rsqrt_d_k', 1),
     ('inverse_d_k', 1 / d_k),
   ]:
-    scores = attention.dot_scores(q, k, scale=attention.SCALES[name](d_k))
+    scores = attention.dot_scores(
+      q, k, scale=attention.SCALES[name].factor(d_k)
+    )
     np.testing.assert_allclose(np.var(scores), variance, rtol=0.1)
 
 

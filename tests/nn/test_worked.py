@@ -48,10 +48,12 @@ def test_the_authors_recipe_is_fan_avg():
 
 
 def test_a_folded_scale_is_one_over_the_root():
-  assert attention.FOLDS['folded_init'](64) == attention.Fold(0.125, 1.0)
-  assert attention.FOLDS['folded_rate'](64) == attention.Fold(1.0, 0.125)
-  assert attention.FOLDS['folded_init_rate'](64) == attention.Fold(0.125, 0.125)
-  assert attention.SCALES['inverse_d_k'](64) == 1 / 64
+  assert attention.SCALES['folded_init'].fold(64) == attention.Fold(0.125, 1.0)
+  assert attention.SCALES['folded_rate'].fold(64) == attention.Fold(1.0, 0.125)
+  assert attention.SCALES['folded_init_rate'].fold(64) == attention.Fold(
+    0.125, 0.125
+  )
+  assert attention.SCALES['inverse_d_k'].factor(64) == 1 / 64
 
 
 def test_a_scale_for_each_head_multiplies_the_scores_of_each_score():

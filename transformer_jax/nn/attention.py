@@ -23,13 +23,16 @@ with embeddings x, and q = x W_q, k = x W_k, v = x W_v.
 [[84, 58], [58, 84], [79, 79]]
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from transformer_jax.config import ConfigError
 from transformer_jax.nn import randomness
 from transformer_jax.nn.initializers import Draw, identity, normal
 
@@ -150,7 +153,9 @@ def uniform_scores(
 class Score(NamedTuple):
   """How well a key answers a query: all that there is to say of a score.
 
-  scores: (q_BTHK, k_BSHK, w, scale=) -> scores_BHTS.
+  scores: (q_BTHK, k_BSHK, w, scale=) -> scores_BHTS. Each is of one query and
+    one key alone, whatever stands beside them: attention in blocks and
+    decoding with a cache show it a part of them at a time.
   parameter: name of its w, with letters of H, K, L = K; or none.
   draw: how w starts; its fans are K and K.
   products: matrix products of d_k terms for one query and one key; 0 says that
@@ -185,29 +190,52 @@ def parameter_shape(score: Score, *, heads: int, d_k: int) -> tuple[int, ...]:
   (8, 64, 64)
 
   Raises:
-    ValueError: it has none, or a letter beside H, K and L.
+    ConfigError: it has none, or a letter beside H, K and L.
   """
   sizes = dict(H=heads, K=d_k, L=d_k)
   letters = score.parameter.rpartition('_')[2]
   if not letters or not set(letters) <= set(sizes):
-    raise ValueError(
+    raise ConfigError(
       f'the parameter of a score ends in letters of H, K and L = K, unlike '
       f'{score.parameter!r}'
     )
   return tuple(sizes[letter] for letter in letters)
 
 
-# scale: d_k -> the factor on the scores at run time (3.2.1); a learned one
-# multiplies it, one that is folded is in the query's weights instead.
-SCALES = {
-  'rsqrt_d_k': lambda d_k: d_k**-0.5,
-  'none': lambda d_k: 1.0,
-  'inverse_d_k': lambda d_k: 1.0 / d_k,
-  'learned': lambda d_k: 1.0,
-  'folded_init': lambda d_k: 1.0,
-  'folded_rate': lambda d_k: 1.0,
-  'folded_init_rate': lambda d_k: 1.0,
-}
+# Those of this file; what is added to them is looked at: `admit_score`.
+_OWN_SCORES = frozenset(SCORES)
+
+
+@functools.cache
+def admit_score(name: str, score: Score, *, heads: int, d_k: int) -> None:
+  """Refuse a score from outside that looks at more than a pair.
+
+  By example: of the first query and key alone it is what it is among others.
+
+  Raises:
+    ConfigError: it is another number.
+  """
+  if name in _OWN_SCORES:
+    return
+  draw = np.random.default_rng(0)
+  q_BTHK, k_BSHK = (
+    draw.normal(size=(2, length, heads, d_k)).astype(np.float32)
+    for length in (3, 4)
+  )
+  w = None
+  if score.parameter:
+    shape = parameter_shape(score, heads=heads, d_k=d_k)
+    w = draw.normal(size=shape).astype(np.float32)
+  scores = jax.jit(functools.partial(score.scores, scale=1.0))
+  among_BHTS = scores(q_BTHK, k_BSHK, w)[:, :, :1, :1]
+  alone_BHTS = scores(q_BTHK[:, :1], k_BSHK[:, :1], w)
+  # Wide enough for the products of a GPU.
+  if not np.allclose(among_BHTS, alone_BHTS, 1e-2, 1e-2, equal_nan=True):
+    raise ConfigError(
+      f'model.score={name} gives a query and a key another score among others '
+      'than alone, and attention in blocks shows it some at a time: let each '
+      'score be of one query and one key'
+    )
 
 
 class Fold(NamedTuple):
@@ -225,26 +253,30 @@ class Fold(NamedTuple):
   rate: float = 1.0
 
 
-# scale: d_k -> what it makes of the query's weights.
-FOLDS = {
-  'rsqrt_d_k': lambda d_k: Fold(),
-  'none': lambda d_k: Fold(),
-  'inverse_d_k': lambda d_k: Fold(),
-  'learned': lambda d_k: Fold(),
-  'folded_init': lambda d_k: Fold(d_k**-0.5),
-  'folded_rate': lambda d_k: Fold(1.0, d_k**-0.5),
-  'folded_init_rate': lambda d_k: Fold(d_k**-0.5, d_k**-0.5),
-}
+class Scale(NamedTuple):
+  """What is done about the size of the scores (3.2.1).
 
-# scale: the parameters that it needs: (H,) each.
-SCALE_PARAMETERS = {
-  'rsqrt_d_k': (),
-  'none': (),
-  'inverse_d_k': (),
-  'learned': ('scale_H',),
-  'folded_init': (),
-  'folded_rate': (),
-  'folded_init_rate': (),
+  factor: d_k -> the factor on the scores at run time.
+  fold: d_k -> what it makes of the query's weights.
+  parameters: those that multiply the factor: (H,) each.
+  """
+
+  factor: Callable[[int], float]
+  fold: Callable[[int], Fold] = lambda d_k: Fold()
+  parameters: tuple[str, ...] = ()
+
+
+# scale: all that there is to say of it.
+SCALES = {
+  'rsqrt_d_k': Scale(lambda d_k: d_k**-0.5),
+  'none': Scale(lambda d_k: 1.0),
+  'inverse_d_k': Scale(lambda d_k: 1.0 / d_k),
+  'learned': Scale(lambda d_k: 1.0, parameters=('scale_H',)),
+  'folded_init': Scale(lambda d_k: 1.0, lambda d_k: Fold(d_k**-0.5)),
+  'folded_rate': Scale(lambda d_k: 1.0, lambda d_k: Fold(1.0, d_k**-0.5)),
+  'folded_init_rate': Scale(
+    lambda d_k: 1.0, lambda d_k: Fold(d_k**-0.5, d_k**-0.5)
+  ),
 }
 
 

@@ -237,8 +237,11 @@ def serve(config: ModelConfig, *, platform: str) -> Served:
     platform: cpu, gpu or tpu, where the program will run.
 
   Raises:
-    ConfigError: the implementation that was named does not run there.
+    ConfigError: the implementation that was named does not run there, or a
+      score from outside cannot be computed by any.
   """
+  score = attention.SCORES[config.score]
+  attention.admit_score(config.score, score, heads=config.heads, d_k=config.d_k)
   return IMPLEMENTATIONS[config.attention_implementation](config, platform)
 
 

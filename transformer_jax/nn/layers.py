@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from transformer_jax.config import ConfigError, ModelConfig
+from transformer_jax.config import ModelConfig
 from transformer_jax.nn import attention, norms, positions, randomness
 from transformer_jax.nn.initializers import (
   INITIALIZATIONS,
@@ -86,7 +86,10 @@ def site_scales(config: ModelConfig) -> attention.Scales:
   """The factor on the scores of each site, as the config has it."""
   sites = attention.Scales._fields
   return attention.Scales(
-    *(attention.SCALES[config.at('scale', site)](config.d_k) for site in sites)
+    *(
+      attention.SCALES[config.at('scale', site)].factor(config.d_k)
+      for site in sites
+    )
   )
 
 
@@ -101,7 +104,7 @@ QUERY_WEIGHTS = {
 def query_rates(config: ModelConfig) -> dict[str, float]:
   """{path: factor on its learning rate} where a scale is folded into it."""
   rates = {
-    path: attention.FOLDS[config.at('scale', site)](config.d_k).rate
+    path: attention.SCALES[config.at('scale', site)].fold(config.d_k).rate
     for site, path in QUERY_WEIGHTS.items()
   }
   return {path: rate for path, rate in rates.items() if rate != 1.0}
@@ -180,9 +183,9 @@ class MultiHeadAttention(Module):
     recipe = INITIALIZATIONS[c.initialization]
     inputs = recipe['attention_input']
     query_key = QUERY_KEY_INITS[c.query_key_init](recipe)
-    fold = attention.FOLDS[c.at('scale', self.site)](K)
+    scale = attention.SCALES[c.at('scale', self.site)]
     starts = {
-      'w_q_DHK': (lambda *args: fold.initial * query_key(*args), K),
+      'w_q_DHK': (lambda *args: scale.fold(K).initial * query_key(*args), K),
       'w_k_DHK': (query_key, K),
       'w_v_DHE': (inputs, E),
     }
@@ -198,12 +201,7 @@ class MultiHeadAttention(Module):
       (H, E, D),
       (H * E, D),
     )
-    self.scale_H = self._first(
-      attention.SCALE_PARAMETERS[c.at('scale', self.site)],
-      'scale_H',
-      (H,),
-      (K, K),
-    )
+    self.scale_H = self._first(scale.parameters, 'scale_H', (H,), (K, K))
     self.w_score = self._of_score(attention.SCORES[c.score])
 
   def _first(self, names: tuple[str, ...], role, shape, fans) -> Array | None:
@@ -216,10 +214,7 @@ class MultiHeadAttention(Module):
     if not score.parameter:
       return None
     H, K = self.config.heads, self.config.d_k
-    try:
-      shape = attention.parameter_shape(score, heads=H, d_k=K)
-    except ValueError as error:
-      raise ConfigError(f'model.score={self.config.score}: {error}') from error
+    shape = attention.parameter_shape(score, heads=H, d_k=K)
     return self.drawn(score.parameter, score.draw, shape, (K, K))
 
   def keys_values(
@@ -287,9 +282,23 @@ class FeedForward(Module):
 # residual: (input of a sub-layer, its output) -> what goes on (3.1).
 RESIDUALS = {'sum': lambda x, y: x + y, 'none': lambda x, y: y}
 
-# norm_order: what a sub-layer is given, and what becomes of what it gives.
-ENTER = {'post': lambda norm, x: x, 'pre': lambda norm, x: norm(x)}
-LEAVE = {'post': lambda norm, x: norm(x), 'pre': lambda norm, x: x}
+
+class NormOrder(NamedTuple):
+  """Where the norm of a sub-layer is; each (norm, x) -> x, normed or not.
+
+  enter: what the sub-layer is given.
+  leave: what becomes of the residual sum.
+  """
+
+  enter: Callable[..., Array] = lambda norm, x: x
+  leave: Callable[..., Array] = lambda norm, x: x
+
+
+# norm_order: where norms are (3.1).
+NORM_ORDERS = {
+  'post': NormOrder(leave=lambda norm, x: norm(x)),
+  'pre': NormOrder(enter=lambda norm, x: norm(x)),
+}
 
 
 class Residual(Module):
@@ -304,7 +313,7 @@ class Residual(Module):
   def enter(self, x_BTD: Array, around: Around) -> Array:
     """What the sub-layer is given."""
     norm = functools.partial(self.norm, around=around)
-    return ENTER[self.config.norm_order](norm, x_BTD)
+    return NORM_ORDERS[self.config.norm_order].enter(norm, x_BTD)
 
   def leave(
     self, x_BTD: Array, y_BTD: Array, around: Around, dropout: Dropout | None
@@ -313,7 +322,7 @@ class Residual(Module):
     y_BTD = drop_residual(y_BTD, dropout)
     sum_BTD = RESIDUALS[self.config.residual](x_BTD, y_BTD)
     norm = functools.partial(self.norm, around=around)
-    return LEAVE[self.config.norm_order](norm, sum_BTD)
+    return NORM_ORDERS[self.config.norm_order].leave(norm, sum_BTD)
 
 
 def drop_residual(x_BTD: Array, dropout: Dropout | None) -> Array:
