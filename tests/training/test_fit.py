@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from transformer_jax.config import Config, ConfigError, override
-from transformer_jax.training import fit
+from transformer_jax.training import fit, population
 
 
 def need(**changes):
@@ -141,6 +141,18 @@ def test_the_memory_of_a_device_is_its_own_word_else_the_table():
   assert fit.device_memory(Chip(other, None)) == math.inf
   with pytest.raises(ConfigError, match='of a TPU v9 is not known.*TPU v5 lit'):
     fit.device_memory(Chip('TPU v9', None, at_hand=False))
+
+
+def test_the_memory_of_a_cpu_is_that_of_its_container(tmp_path, monkeypatch):
+  limit = tmp_path / 'memory.max'
+  monkeypatch.setattr(fit, 'CONTAINER', limit)
+  cpu = jax.devices()[0]
+  whole = fit.device_memory(cpu)
+  limit.write_text('max\n')
+  assert fit.device_memory(cpu) == whole
+  limit.write_text(f'{fit.GIB}\n')
+  assert fit.device_memory(cpu) == fit.GIB / jax.local_device_count() < whole
+  assert population.free_memory(population.on(jax.devices()[:1])) <= fit.GIB
 
 
 @pytest.mark.parametrize('kind', fit.DEVICES)

@@ -7,6 +7,7 @@ that is its roofline.
 
 import math
 import os
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from transformer_jax.config import Config, ConfigError
 from transformer_jax.training import program
 
 GIB = 2**30
+# What a container may use of its machine: bytes, or `max`.
+CONTAINER = pathlib.Path('/sys/fs/cgroup/memory.max')
 
 
 class Device(NamedTuple):
@@ -157,6 +160,15 @@ def roofline(found: Estimate, device: Device) -> Roofline:
   )
 
 
+def host_memory() -> int:
+  """Bytes that this machine has, or that its container is given of it."""
+  own = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  try:
+    return min(own, int(CONTAINER.read_text(encoding='ascii')))
+  except (OSError, ValueError):
+    return own
+
+
 def device_memory(device: Any) -> float:
   """Bytes that a program may use on a device, at hand or of a topology.
 
@@ -167,8 +179,7 @@ def device_memory(device: Any) -> float:
   """
   if device.platform == 'cpu':
     # What its machine has, shared by the virtual devices on it.
-    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    return pages / max(1, jax.local_device_count())
+    return host_memory() / max(1, jax.local_device_count())
   at_hand = device in device.client.local_devices()
   limit = (device.memory_stats() or {}) if at_hand else {}
   if 'bytes_limit' in limit:

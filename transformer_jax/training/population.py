@@ -11,7 +11,6 @@ several is compiled otherwise than for one, and equal within rounding.
 
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from transformer_jax.data.batches import (
 from transformer_jax.inference.evaluate import Scores, row_sums, summarise
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer, with_statistics
+from transformer_jax.training import fit
 from transformer_jax.training.setup import admit_lengths
 from transformer_jax.training.state import (
   Metrics,
@@ -199,9 +199,9 @@ def free_memory(place: Place) -> int:
       lines = dict(line.split(':') for line in file)
     free = int(lines['MemAvailable'].split()[0]) * 1024
   except (OSError, KeyError, ValueError):
-    free = max(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'), 0)
+    free = fit.host_memory()
   # What of a CPU is called devices has one memory.
-  return free // len(place.devices)
+  return min(free, fit.host_memory()) // len(place.devices)
 
 
 class Programs(NamedTuple):
