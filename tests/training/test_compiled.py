@@ -1,5 +1,7 @@
 """Programs compiled before they are called, and refused when too large."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from transformer_jax.config import Config, ConfigError, override
 from transformer_jax.data.batches import Shape
-from transformer_jax.training import compiled, fit, loop, setup
+from transformer_jax.training import compiled, fit, guard, loop, setup
 from transformer_jax.training.state import State, numbers, run_key
 
 
@@ -61,6 +63,24 @@ def test_what_does_not_fit_is_refused_before_step_1(
   }
   # The advice changes the config: the same folder takes it.
   assert written == set()
+
+
+def test_a_long_compilation_is_not_a_stuck_process(
+  config, tmp_path, monkeypatch
+):
+  heard, beats = threading.Event(), []
+  monkeypatch.setattr(guard.Watchdog, 'beat', lambda own: heard.set())
+
+  def compile_(*_):
+    for _ in range(2):
+      heard.clear()
+      beats.append(heard.wait(30))
+    raise ConfigError('enough')
+
+  monkeypatch.setattr(jax.stages.Lowered, 'compile', compile_)
+  with pytest.raises(ConfigError, match='enough'):
+    loop.train(config, workdir=str(tmp_path / 'run'))
+  assert beats == [True, True]
 
 
 def test_a_compiler_that_is_short_of_memory_refuses(monkeypatch):

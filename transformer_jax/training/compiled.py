@@ -4,8 +4,9 @@ Compiled before it is called, a program says how much memory it will take: a
 run that cannot fit ends before its first step, not at the first long batch.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,17 +17,26 @@ from transformer_jax.data.batches import Batch, Shape
 from transformer_jax.training import fit, program
 from transformer_jax.training.state import State
 
+Compiling = Callable[[], contextlib.AbstractContextManager]
+
 
 class Steps:
   """A jitted (state, batches, ...) -> (state, metrics), compiled beforehand."""
 
-  def __init__(self, jitted: Any, config: Config) -> None:
+  def __init__(
+    self,
+    jitted: Any,
+    config: Config,
+    compiling: Compiling = contextlib.nullcontext,
+  ) -> None:
     """Takes a step.
 
     Args:
       jitted: of `jax.jit`.
       config: of the run.
+      compiling: entered while a program is compiled, which takes minutes.
     """
+    self._compiling = compiling
     self._jitted = jitted
     self._config = config
     self._programs: dict[tuple, Any] = {}
@@ -39,9 +49,10 @@ class Steps:
     """
     shapes = tuple(x.shape for x in jax.tree.leaves(arguments[1]))
     if shapes not in self._programs:
-      lowered = self._jitted.lower(*arguments)
       try:
-        self._programs[shapes] = lowered.compile()
+        with self._compiling():
+          lowered = self._jitted.lower(*arguments)
+          self._programs[shapes] = lowered.compile()
       except jax.errors.JaxRuntimeError as error:
         fit.refuse_memory(error, self.room(arguments[0]))
         raise

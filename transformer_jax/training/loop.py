@@ -6,7 +6,8 @@ call a step went to the device and when metrics were read change no bit of it.
 
 import contextlib
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from transformer_jax.data.batches import (
 )
 from transformer_jax.nn.transformer import with_statistics
 from transformer_jax.training import hosts, lock, record
+from transformer_jax.training.compiled import Compiling
 from transformer_jax.training.guard import (
   FINISHED,
   PREEMPTED,
@@ -93,7 +95,8 @@ def train(
         return FINISHED
       run.checkpoints.trial(state)
       with Watchdog(config.train.step_timeout_seconds) as watchdog:
-        return go_on(run, state, watchdog.hears(stop), bleu)
+        ask = watchdog.hears(stop)
+        return go_on(run, state, ask, bleu, lambda: alive(watchdog.beat))
   except OSError as error:
     raise TrainingError(
       f'{error.filename or workdir}: {error.strerror or error}; what is saved '
@@ -151,12 +154,35 @@ def evaluate_saved(
   run.checkpoints.score(step, evaluate(step, state))
 
 
+@contextlib.contextmanager
+def alive(beat: Callable[[], None]) -> Iterator[None]:
+  """A sign of life again and again: inside, a compiler works for minutes."""
+  ended = threading.Event()
+
+  def live() -> None:
+    beat()
+    while not ended.wait(1.0):
+      beat()
+
+  thread = threading.Thread(target=live, name='alive', daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
+
+
 def go_on(
-  run: Run, state: State, stop: Callable[[], int], bleu: Bleu | None
+  run: Run,
+  state: State,
+  stop: Callable[[], int],
+  bleu: Bleu | None,
+  compiling: Compiling = contextlib.nullcontext,
 ) -> int:
   """Steps from `state` to the end, or to a signal."""
   config = run.config
-  steps = admitted_steps(run, state)
+  steps = admitted_steps(run, state, compiling)
   key, traced = run_key(config), numbers(config)
   stop()  # A sign of life: the first call may compile another shape.
   evaluate = evaluation(run, stop, bleu)

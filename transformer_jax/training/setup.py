@@ -4,6 +4,7 @@ Each is admitted before anything is written that the next start would trip
 over: a run that is refused leaves its folder as it was.
 """
 
+import contextlib
 import math
 import pathlib
 import shutil
@@ -259,7 +260,11 @@ def begun_elsewhere(run: Run, state: State) -> State:
   return state._replace(**copy(found))
 
 
-def admitted_steps(run: Run, state: State) -> compiled.Steps:
+def admitted_steps(
+  run: Run,
+  state: State,
+  compiling: compiled.Compiling = contextlib.nullcontext,
+) -> compiled.Steps:
   """The training step, compiled for the largest batch, which fits.
 
   Raises:
@@ -273,6 +278,7 @@ def admitted_steps(run: Run, state: State) -> compiled.Steps:
       **run.layout.outputs(state),
     ),
     config,
+    compiling,
   )
   largest = compiled.largest_batches(config, run.plan.shapes)
   batches = run.layout.batch(largest, config.optim.accumulate)
