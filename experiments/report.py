@@ -2,7 +2,7 @@
 
     python -m experiments.report --workdir=W
 
-It reads W/study.json, the results of W/cells, W/summary.json and
+It reads W/study.json, the results of W/cells, W/summary.json, W/data and
 W/tuning.json, trains nothing, and prints the path of W/report/index.html.
 """
 

@@ -27,6 +27,7 @@ from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.ablation.screen import Screen
 from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
+from transformer_jax.config import ConfigError
 from transformer_jax.training import population
 
 SMALL = {
@@ -171,6 +172,21 @@ def test_more_seeds_train_only_the_new(study, whole, tmp_path):
   assert extra['verdict'] == 'no verdict'
   cells = [json.loads(p.read_text()) for p in folder.rglob('cell.json')]
   assert {c['seed'] for c in cells if c['exploratory']} == {3}
+
+
+def test_no_cell_is_trained_on_other_data(study, whole, tmp_path):
+  folder = tmp_path / 'changed'
+  shutil.copytree(whole, folder)
+  (path,) = (folder / 'data').iterdir()
+  body = json.loads(path.read_text())
+  (result, *_) = folder_lib.read_results(folder, study)
+  assert body['training'] == result.body['data']
+  path.write_text(json.dumps({**body, 'test': 'of another test split'}))
+  # All is there: nothing is opened, and nothing is asked.
+  assert runner.run(job(study, folder)) == 0
+  with pytest.raises(ConfigError, match='the test data is not what the study'):
+    runner.run(job(study, folder, seeds=4))
+  assert len(list(folder.rglob('result.json'))) == 6
 
 
 def test_stopped_and_damaged_ends_the_same(study, whole, tmp_path, capsys):

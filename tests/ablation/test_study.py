@@ -499,6 +499,35 @@ def test_damaged_cell_is_no_result(tmp_path, capsys, name):
   assert 'does not match its sum; it is run again' in capsys.readouterr().err
 
 
+def test_other_data_than_a_study_began_with_is_refused(tmp_path):
+  prints = dict(training='a' * 64, test='b' * 64)
+  assert folder_lib.read_data(tmp_path) == []
+  for _ in 'first', 'again':
+    folder_lib.admit_data(tmp_path, '', prints)
+  assert folder_lib.read_data(tmp_path) == [dict(arms='', **prints)]
+  for name in prints:
+    with pytest.raises(ConfigError, match=f'the {name} data is not what the s'):
+      folder_lib.admit_data(tmp_path, '', {**prints, name: 'c'})
+  # Arms that vary the data have their own.
+  arms = changed(
+    axes=('data.vocabulary',),
+    arms=study_lib.arms([{}, {'data.vocabulary': 'separate'}]),
+    primary=(),
+  )
+  one, two = cells_lib.cells(arms, [0], None)
+  assert cells_lib.data_of(STUDY, one) == ''
+  assert cells_lib.data_of(arms, one) == 'data.vocabulary=joint'
+  name = cells_lib.data_of(arms, two)
+  folder_lib.admit_data(tmp_path, name, dict(training='c', test='d'))
+  with pytest.raises(ConfigError, match='test data of the arms with data.voc'):
+    folder_lib.admit_data(tmp_path, name, dict(training='c', test='e'))
+  assert len(folder_lib.read_data(tmp_path)) == 2
+  for path in (tmp_path / 'data').iterdir():
+    path.write_text('{}')
+  with pytest.raises(ConfigError, match='json was changed or is damaged: del'):
+    folder_lib.admit_data(tmp_path, '', prints)
+
+
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"phase": "tune"}'])
 def test_a_damaged_cell_of_tuning_stands_in_nobodys_way(tmp_path, text):
   study = folder_lib.declare(tmp_path, STUDY, seeds=None)

@@ -1,5 +1,6 @@
 """Vocabulary, token cache and limits of a corpus of text."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -97,6 +98,23 @@ def test_another_text_is_another_cache(data, folder):
   second = corpus_of(data)
   assert second.fingerprint != first.fingerprint
   assert texts(second, 'train')[2][0].startswith('the cat')
+
+
+def test_another_test_text_is_another_identity(data, folder):
+  before = corpus_of(data)
+  known = before.identity('test')
+  path = folder / 'test.en.gz'
+  text = gzip.decompress(path.read_bytes())
+  path.write_bytes(gzip.compress(text.replace(b'fox', b'cat')))
+  after = corpus_of(data)
+  # What is trained on is the same.
+  assert after.fingerprint == before.fingerprint
+  assert after.identity('test') != known == before.identity('test')
+  # Of a task too.
+  task = replace(Config().data, source='task:reverse', task_held_out=8)
+  other = replace(task, seed=task.seed + 1)
+  prints = [corpus_of(one).identity('test') for one in (task, task, other)]
+  assert prints[0] == prints[1] != prints[2]
 
 
 def test_the_vocabulary_is_saved_with_the_run_and_used(data, tmp_path):

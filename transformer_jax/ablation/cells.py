@@ -104,6 +104,16 @@ def cells(
   return found
 
 
+def data_of(study: Study, one: Cell) -> str:
+  """What tells its data from that of other arms; '' where all share it."""
+  varied = {path for arm in study.arms for path in arm.overrides}
+  return ', '.join(
+    f'{path}={getattr(one.config.data, path.removeprefix("data."))}'
+    for path in sorted(varied)
+    if path.startswith('data.')
+  )
+
+
 def is_exploratory(study: Study, one: Cell) -> bool:
   """Whether its seed was not planned when the study was declared."""
   return one.phase != 'tune' and one.seed >= study.seeds

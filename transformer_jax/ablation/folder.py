@@ -2,6 +2,7 @@
 
     study.json                          declaration and hash, before any cell
     tuning.json                         what the learning-rate phase chose
+    data/NAME.json                      what is trained and tested on
     cells/IDENTITY/cell.json            what is run here
     cells/IDENTITY/metrics.jsonl        as of any run
     cells/IDENTITY/result.json          with its own sum; marks the cell done
@@ -34,7 +35,7 @@ from transformer_jax.config import ConfigError
 from transformer_jax.training import record
 
 STUDY, TUNING, SUMMARY = 'study.json', 'tuning.json', 'summary.json'
-TABLE = 'results.csv'
+DATA, TABLE = 'data', 'results.csv'
 RESULT, METRICS = 'result.json', 'metrics.jsonl'
 COLUMNS = ('study', 'variant', 'seed', 'split', 'step', 'metric', 'value')
 WRITING = '.writing'  # ends the names of files that are not whole yet
@@ -279,6 +280,52 @@ def read_result(folder: pathlib.Path, cell: Cell) -> Result | None:
   place = cell_folder(folder, cell)
   body = json.loads((place / RESULT).read_text(encoding='utf-8'))
   return Result(cell, body, tuple(record.Metrics(place).lines()))
+
+
+# Data.
+
+
+def admit_data(
+  folder: pathlib.Path, arms: str, prints: Mapping[str, str]
+) -> None:
+  """Write down the data of a study where it is new; refuse other data.
+
+  Args:
+    folder: of the study.
+    arms: which arms share this data, from `cells.data_of`.
+    prints: {'training': ..., 'test': ...}, of their content; the first holds
+      validation and vocabulary too.
+
+  Raises:
+    ConfigError: it is not what the study began with.
+  """
+  path = folder / DATA / f'{study_lib.digest(arms)[:12]}.json'
+  if not path.exists():
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, dict(arms=arms, **prints))
+  # As it is there: another worker may have written it at the same time.
+  before = _data(path)
+  changed = [name for name, now in prints.items() if before[name] != now]
+  if changed:
+    whose = f' of the arms with {arms}' * bool(arms)
+    raise ConfigError(
+      f'{folder}: the {" and ".join(changed)} data{whose} is not what the '
+      'study began with; restore it or take another --workdir'
+    )
+
+
+def _data(path: pathlib.Path) -> dict[str, str]:
+  try:
+    body = json.loads(path.read_text(encoding='utf-8'))
+    return {name: str(body[name]) for name in ('arms', 'training', 'test')}
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ConfigError(f'{path} was changed or is damaged: delete it') from error
+
+
+def read_data(folder: pathlib.Path) -> list[dict[str, str]]:
+  """What `admit_data` has written, by arms; empty in a folder of before."""
+  found = [_data(path) for path in (folder / DATA).glob('*.json')]
+  return sorted(found, key=lambda one: one['arms'])
 
 
 # Tuning.

@@ -108,8 +108,13 @@ def chunks(cells: Sequence[Cell]) -> list[Chunk]:
 
 
 @functools.lru_cache(maxsize=4)
-def _corpus(data: DataConfig, say: Callable[[str], None]) -> Corpus:
-  return open_corpus(data, workdir=None, progress=say)
+def _corpus(
+  data: DataConfig, say: Callable[[str], None]
+) -> tuple[Corpus, dict[str, str]]:
+  """With what tells its content from other content."""
+  corpus = open_corpus(data, workdir=None, progress=say)
+  test = corpus.identity(data.test_split)
+  return corpus, dict(training=corpus.fingerprint, test=test)
 
 
 def run(job: Job) -> int:
@@ -282,7 +287,9 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
   for cell in pending:
     folder_lib.clear(job.folder, cell)
   cells = _trained_together(place, chunk, pending)
-  corpus = _corpus(cells[0].config.data, job.screen.say)
+  corpus, prints = _corpus(cells[0].config.data, job.screen.say)
+  arms = cells_lib.data_of(job.study, cells[0])
+  folder_lib.admit_data(job.folder, arms, prints)
   members = [
     Member(cell.config, _member_folder(job, place, cell, pending))
     for cell in cells

@@ -49,6 +49,10 @@ class Corpus(abc.ABC):
     """The pairs of `split`; only those of training are ever dropped."""
 
   @abc.abstractmethod
+  def identity(self, split: str) -> str:
+    """sha256 of the content of `split`."""
+
+  @abc.abstractmethod
   def references(self, split: str) -> list[tuple[str, str]]:
     """The sentences themselves, source and target, for scoring."""
 
@@ -161,6 +165,9 @@ class TextCorpus(Corpus):
       if count:
         self._progress(f'{found}: dropped')
     return kept
+
+  def identity(self, split: str) -> str:
+    return self._text.identity(split)
 
   def references(self, split: str) -> list[tuple[str, str]]:
     return list(self._text.pairs(split))
@@ -326,13 +333,20 @@ class TaskCorpus(Corpus):
       )
     return self._pairs[split]
 
-  def references(self, split: str) -> list[tuple[str, str]]:
+  def _whole(self, split: str) -> Batch:
     pairs = self.pairs(split)
-    batch = pairs.gather(
-      np.arange(len(pairs)), *EndlessPairs(self._name, self._data).longest
-    )
+    longest = EndlessPairs(self._name, self._data).longest
+    return pairs.gather(np.arange(len(pairs)), *longest)
+
+  def identity(self, split: str) -> str:
+    batch = self._whole(split)
+    return _digest(*(hashlib.sha256(x.tobytes()).hexdigest() for x in batch))
+
+  def references(self, split: str) -> list[tuple[str, str]]:
     source, target = (
       vocabulary.decode(rows.tolist())
-      for vocabulary, rows in zip(self.vocabularies, batch, strict=True)
+      for vocabulary, rows in zip(
+        self.vocabularies, self._whole(split), strict=True
+      )
     )
     return list(zip(source, target, strict=True))

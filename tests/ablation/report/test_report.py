@@ -288,6 +288,19 @@ def test_pronouns_by_distance_are_pooled_over_seeds(results):
   assert table in contents._more(more)
 
 
+def test_the_data_is_named(results, tmp_path):
+  def data(path):
+    return dict(contents._facts(results._replace(path=path)))['data']
+
+  assert data(tmp_path) == 'task:reverse; content not recorded'
+  prints = dict(training='a' * 64, test='b' * 64)
+  folder.admit_data(tmp_path, '', prints)
+  assert data(tmp_path) == (
+    'task:reverse; training, validation and vocabulary aaaaaaaaaaaa, '
+    'test bbbbbbbbbbbb'
+  )
+
+
 def test_how_scores_of_written_text_are_made_is_said(results):
   def signature(study):
     return dict(contents._facts(results._replace(study=study)))[

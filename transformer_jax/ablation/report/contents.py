@@ -134,6 +134,22 @@ def warnings(results: Results) -> list[str]:
   return lines + checks.doubts(results.study)
 
 
+def _data(results: Results) -> str:
+  """What was trained and tested on, by content."""
+  study = results.study
+  data = arm_config(study, study.arms[0]).data
+  known = [
+    (f'{one["arms"]}: ' if one['arms'] else '')
+    + f'training, validation and vocabulary {one["training"][:12]}, '
+    f'{data.test_split} {one["test"][:12]}'
+    for one in folder.read_data(results.path)
+  ]
+  if not known:
+    prints = {str(run.body.get('data') or '')[:12] for run in results.runs}
+    known = sorted(prints - {''}) or ['content not recorded']
+  return f'{data.source}; {"; ".join(known)}'
+
+
 def _facts(results: Results) -> list[tuple[str, str]]:
   """Study hash, versions, device, scorer: what a repetition must match."""
 
@@ -180,6 +196,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
       f'{len(results.runs)} finished or diverged'
       + (f'; {counted} of them are in tables and pictures' * more),
     ),
+    ('data', _data(results)),
     ('device', every('device')),
     ('versions', shown or 'not recorded'),
     ('scorer signature', signature),
