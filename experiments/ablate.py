@@ -13,7 +13,8 @@ number that was planned they are exploratory. Worker i of n, `--shard=i/n`,
 begins with its own part and then helps with what is left.
 
 Exit codes: 0 finished; 2 something to be corrected first; 75 stopped by
-SIGTERM or SIGUSR1 and saved, run the same command again.
+SIGTERM, SIGUSR1 or Ctrl-C and saved, run the same command again; a second
+Ctrl-C ends at once.
 """
 
 import dataclasses
@@ -179,11 +180,12 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     try:
       code = runner.run(job)
     finally:
-      for other in others:
-        # Those that are ready leave by themselves; after a signal, or an
-        # error here, they save and leave.
-        if stop() or sys.exc_info()[0] is not None:
+      # Those that are ready leave by themselves; after a signal, or an error
+      # here, they save and leave, also if a Ctrl-C has reached them before.
+      if stop() or sys.exc_info()[0] is not None:
+        for other in others:
           other.terminate()
+      for other in others:
         other.wait()
   if code == 0 and number == 0:
     conclude(folder)

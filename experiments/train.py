@@ -5,7 +5,8 @@
 
 The same command starts the run, resumes it after a kill and says when it is
 done. Exit codes: 0 finished; 2 something to be corrected first; 75 stopped by
-SIGTERM or SIGUSR1 and saved, run the same command again.
+SIGTERM, SIGUSR1 or Ctrl-C and saved, run the same command again; a second
+Ctrl-C ends at once.
 """
 
 import types

@@ -159,6 +159,16 @@ def test_config_error_inside_main_is_one_line(capsys):
   assert capsys.readouterr().err == 'error: no folder here second line\n'
 
 
+def test_ctrl_c_inside_main_is_one_line(capsys):
+  def main(config, options):
+    raise KeyboardInterrupt
+
+  with pytest.raises(SystemExit) as exit:
+    flags.run(main, arguments=[])
+  assert exit.value.code == 130
+  assert capsys.readouterr().err == 'interrupted\n'
+
+
 def test_stdout_is_utf8_whatever_the_locale(monkeypatch):
   written = io.BytesIO()
   monkeypatch.setattr('sys.stdout', io.TextIOWrapper(written, 'latin-1'))

@@ -1,7 +1,15 @@
 """The declared studies and the program that runs them."""
 
+import contextlib
 import json
+import os
+import pathlib
 import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
@@ -185,3 +193,46 @@ def test_studies_of_the_softmax_keep_every_probe():
   for name in ('scaling', 'sites'):
     assert studies.load(name).probes == study_lib.PROBES
   assert len(studies.load(studies.DEFAULT).probes) == 5
+
+
+# A test may itself run where a keyboard's signal is ignored.
+HEARS = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_a_terminal_ends_all_workers_saved(tmp_path):
+  """All of a group get it; none is killed in the middle."""
+  words = ['experiments.ablate', '--study=aa', f'--workdir={tmp_path}/w']
+  words += ['--workers=2', '--train.steps=1000000']
+  words += [f'--data.cache_dir={tmp_path}/cache']
+  with open(tmp_path / 'log', 'w') as log:
+    process = subprocess.Popen(
+      [sys.executable, '-c', HEARS, *words],
+      cwd=pathlib.Path(__file__).parent.parent,
+      stderr=log,
+      start_new_session=True,
+    )
+  said = (tmp_path / 'log').read_text
+  try:
+    limit = time.monotonic() + 300
+    # Two batches, of eight members and of two.
+    while len(list(tmp_path.glob('w/cells/*/metrics.jsonl'))) < 10:
+      assert process.poll() is None and time.monotonic() < limit, said()
+      threading.Event().wait(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 75, said()
+    with pytest.raises(ProcessLookupError):
+      os.killpg(process.pid, 0)
+  finally:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+  assert said().count('signal: saving, then leaving') == 2
+  assert 'Traceback' not in said()
+  saved = list(tmp_path.glob('w/populations/*/*/checkpoints/*'))
+  assert len(saved) >= 2 and all(path.name.isdecimal() for path in saved)
+  assert len({path.parts[-4] for path in saved}) == 2

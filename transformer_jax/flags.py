@@ -25,6 +25,7 @@ from transformer_jax import config as config_lib
 from transformer_jax import plugins
 from transformer_jax.config import Config, ConfigError
 
+INTERRUPTED = 130  # exit code: a Ctrl-C, as shells say it
 type_names = {int: 'integer', float: 'number', str: 'text', bool: 'switch'}
 
 
@@ -272,8 +273,8 @@ def run(
   """Parse the command line, call `main`, exit.
 
   Precedence: `base`, then preset, then flag file, then flags; the later wins.
-  Exit code: what `main` returns (None is 0), or 2 with one line on stderr
-  for a ConfigError, raised here or anywhere inside `main`.
+  Exit code: what `main` returns (None is 0), or, with one line on stderr, 2
+  for a ConfigError, raised here or anywhere inside `main`, and 130 for Ctrl-C.
 
   Args:
     main: called with the config and the options, see `parse`.
@@ -300,3 +301,6 @@ def run(
     sys.exit(main(config, options))
   except ConfigError as error:
     _fail(error)
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    sys.exit(INTERRUPTED)

@@ -9,7 +9,7 @@ import pytest
 from transformer_jax.training import guard
 
 
-@pytest.mark.parametrize('number', guard.SIGNALS)
+@pytest.mark.parametrize('number', [*guard.SIGNALS, signal.SIGINT])
 def test_a_signal_is_noted_and_the_next_one_acts(number, capfd):
   seen = []
   before = signal.signal(number, lambda *_: seen.append('before'))
@@ -23,6 +23,31 @@ def test_a_signal_is_noted_and_the_next_one_acts(number, capfd):
     assert capfd.readouterr().err == 'signal: saving, then leaving\n'
   finally:
     signal.signal(number, before)
+
+
+def test_one_of_another_kind_is_no_second_one(capfd):
+  """A Ctrl-C reaches a helper, and so does what its starter tells it then."""
+  numbers = (signal.SIGINT, signal.SIGTERM)
+  before = [signal.signal(n, lambda *_: pytest.fail('ended')) for n in numbers]
+  try:
+    with guard.stop_signal() as stop:
+      for number in numbers:
+        os.kill(os.getpid(), number)
+      assert stop() == signal.SIGINT
+    assert capfd.readouterr().err == 'signal: saving, then leaving\n'
+  finally:
+    for number, handler in zip(numbers, before, strict=True):
+      signal.signal(number, handler)
+
+
+def test_a_job_in_the_background_is_not_meant_by_a_ctrl_c():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with guard.stop_signal() as stop:
+      os.kill(os.getpid(), signal.SIGINT)
+      assert stop() == 0
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def test_programs_with_nothing_to_save_leave_with_75(capfd):

@@ -25,23 +25,28 @@ class StoppedError(Exception):
 def stop_signal() -> Iterator[Callable[[], int]]:
   """Number of the signal that asked to stop, 0 if none did.
 
-  SIGTERM and SIGUSR1 come before a preemption: the loop saves and leaves. A
-  second one does what it did before. Of several processes one may get it: all
-  of them hear of it at the same call.
+  SIGTERM and SIGUSR1 come before a preemption, SIGINT from a keyboard: the
+  loop saves and leaves. A second one of a kind does what it did before. Of
+  several processes one may get it: all of them hear of it at the same call.
   """
+  signals = list(SIGNALS)
+  # A shell's job in the background is not meant by a Ctrl-C.
+  if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signals.append(signal.SIGINT)
   if hosts.several():
     # JAX's own service takes SIGTERM and tells the others.
-    with _handled(lambda _: signal.raise_signal(signal.SIGTERM), SIGNALS[1:]):
+    with _handled(lambda _: signal.raise_signal(signal.SIGTERM), signals[1:]):
       yield hosts.preemption()
     return
   caught = [0]
 
   def note(number: int) -> None:
-    caught[0] = number
-    # Not print: the signal may have come in the middle of one.
-    os.write(2, b'signal: saving, then leaving\n')
+    if not caught[0]:
+      caught[0] = number
+      # Not print: the signal may have come in the middle of one.
+      os.write(2, b'signal: saving, then leaving\n')
 
-  with _handled(note):
+  with _handled(note, signals):
     yield lambda: caught[0]
 
 
@@ -77,12 +82,15 @@ def leave_on_signal() -> Iterator[Callable[[], None]]:
 def _handled(
   act: Callable[[int], None], signals: Sequence[signal.Signals] = SIGNALS
 ) -> Iterator[None]:
-  """The first signal to `act`; those after it to who had them before."""
+  """The first signal of a kind to `act`; then to who had them before.
+
+  Of a kind: a Ctrl-C reaches all processes of a terminal, and who started them
+  then asks them again in its own way, which must not kill them.
+  """
   before = {}
 
   def handle(number: int, _: Any) -> None:
-    for restored, handler in before.items():
-      signal.signal(restored, handler)
+    signal.signal(number, before[number])
     act(number)
 
   try:
