@@ -251,6 +251,7 @@ def work(job: Job, cells: Sequence[Cell], *, looks: Sequence[int] = ()) -> bool:
           compiled.add(chunk.group)
           if not run_chunk(job, chunk):
             return False
+          job.screen.batch_ended()
           break
     else:
       # All that is left is in other hands; one of them may yet be killed.

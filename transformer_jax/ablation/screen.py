@@ -20,10 +20,12 @@ class Screen:
 
   def __init__(self, folder: pathlib.Path, name: str, *, quiet: bool) -> None:
     self.folder, self.name, self.quiet = folder, name, quiet
-    self._done = self._all = -1
+    self._cells: set[str] = set()
+    self._done = -1
     self._begun = self._shown = time.monotonic()
-    self._first: int | None = None
-    self._made = self._left = 0
+    # Steps: still to be made when these cells were first seen, and now; made
+    # into the batch at hand.
+    self._first = self._left = self._made = 0
 
   def say(self, text: str) -> None:
     """A line that stays."""
@@ -33,18 +35,16 @@ class Screen:
   def cells(self, cells: Sequence[Cell], done: set[str]) -> None:
     """What is done, of all workers; prints where that is news."""
     every = {cell.identity: cell for cell in cells}
-    steps = [c.config.train.steps for i, c in every.items() if i not in done]
-    self._left = sum(steps)
-    if (len(done & set(every)), len(every)) == (self._done, self._all):
+    count = len(done & every.keys())
+    if (count, every.keys()) == (self._done, self._cells):
       return
-    if len(every) != self._all:
-      self._first, self._begun = None, time.monotonic()
-    self._done, self._all = len(done & set(every)), len(every)
-    self._made = 0
-    if self._first is None:
-      self._first = self._done
+    steps = [c.config.train.steps for i, c in every.items() if i not in done]
+    self._done, self._left = count, sum(steps)
+    if every.keys() != self._cells:
+      self._cells, self._first = set(every), self._left
+      self._begun = time.monotonic()
     self.say(self._line())
-    if 0 < self._done < self._all:
+    if 0 < self._done < len(every):
       self.say(table(self.folder, list(every.values())))
 
   def steps(self, count: int) -> None:
@@ -55,12 +55,20 @@ class Screen:
       self.say(self._line())
       self._shown = now
 
+  def batch_ended(self) -> None:
+    """The members of this worker are cells that are done."""
+    self._made = 0
+
   def _line(self) -> str:
-    text = f'{self.name}: {self._done} of {self._all} cells'
-    made = self._done - (self._first or 0)
-    if made > 0:
+    """How far it is; time left at the pace since these cells were begun.
+
+    What other workers do counts as soon as one of their cells is done.
+    """
+    text = f'{self.name}: {self._done} of {len(self._cells)} cells'
+    made = self._first - self._left + self._made
+    if made > 0 and self._done < len(self._cells):
       seconds = time.monotonic() - self._begun
-      left = seconds / made * (self._all - self._done)
+      left = seconds / made * max(0, self._left - self._made)
       text += f', about {max(1, round(left / 60))} min left'
     return text + (f', {self._made:,} steps into the next' * (self._made > 0))
 
