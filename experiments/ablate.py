@@ -19,7 +19,9 @@ Ctrl-C ends at once.
 
 import dataclasses
 import importlib.util
+import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -72,20 +74,63 @@ def show_studies() -> None:
     print(f'{name:16} {studies.load(name).question}')
 
 
-def describe(study, seeds: int) -> str:
-  """What would be run."""
+def planned_cells(study, seeds: int, tuned: str) -> tuple[list, list]:
+  """(cells that choose learning rates, cells that are judged).
+
+  Where the choice is still to be made, a rate of the grid stands for what will
+  be chosen: its runs are as long and of the same program.
+  """
   from transformer_jax.ablation import cells as cells_lib
+  from transformer_jax.ablation import tuning
+
+  choosing, recipes = [], None
+  if study.tuning and tuned and tuning.fits(study, tuned):
+    chosen = json.loads(tuned)['chosen']
+    recipes = {name: one['recipe'] for name, one in chosen.items()}
+  elif study.tuning:
+    grids = tuning.first_grids(study)
+    choosing = [cell for grid in grids.values() for cell in grid.cells(study)]
+    recipes = {name: grid.recipes()[-1] for name, grid in grids.items()}
+  return choosing, cells_lib.cells(study, range(seeds), recipes)
+
+
+def size(study, seeds: int, tuned: str) -> list[str]:
+  """How much would be run, and what the study's lab note says it costs."""
   from transformer_jax.ablation.runner import chunks
 
-  cells = cells_lib.cells(study, range(seeds), None)
-  batches = chunks(cells)
+  choosing, judged = planned_cells(study, seeds, tuned)
+  batches = [*chunks(choosing), *chunks(judged)]
+  cells = [cell for batch in batches for cell in batch.cells]
   steps = sum(cell.config.train.steps for cell in cells)
+  lines = [
+    f'{len(study.arms)} arms x {seeds} seeds: {len(cells)} cells, '
+    f'{steps:,} steps, {len({b.group for b in batches})} programs, '
+    f'{len(batches)} populations'
+  ]
+  if choosing:
+    lines.append(
+      f'learning rates: {len(choosing)} of the cells choose them, and more '
+      'where the best is at the edge of its grid'
+    )
+  elif study.tuning:
+    lines.append('learning rates: as committed')
+  if cost := re.search(r'\bCost: (.+?)(\n\n|$)', study.doc, re.DOTALL):
+    lines.append(f'cost, by its lab note: {" ".join(cost[1].split())}')
+  return lines
+
+
+def describe(study, seeds: int, tuned: str) -> str:
+  """What would be run.
+
+  Args:
+    study: checked, with the user's overrides.
+    seeds: of each arm.
+    tuned: text of a tuning.json that came with the study; '' without.
+  """
   lines = [
     f'{study.name}: {study.question}',
     f'paper: {study.paper}',
-    f'{len(study.arms)} arms x {seeds} seeds: {len(cells)} cells, '
-    f'{steps:,} steps, {len({b.group for b in batches})} programs, '
-    f'{len(batches)} populations',
+    *size(study, seeds, tuned),
   ]
   for arm in study.arms:
     changes = ' '.join(f'{k}={v}' for k, v in arm.overrides.items())
@@ -95,13 +140,6 @@ def describe(study, seeds: int) -> str:
     margin = '' if one.margin is None else f', margin {one.margin:g}'
     lines.append(
       f'  {one.variant} against {one.baseline}: {one.metric}{margin}'
-    )
-  if study.tuning:
-    grid = study.tuning
-    runs = len(grid.rates) * len(grid.warmups) * len(grid.seeds)
-    lines.append(
-      f'  tuning: {runs} runs an arm, and {len(cells)} more cells with what '
-      'they choose'
     )
   return '\n'.join(lines)
 
@@ -152,7 +190,8 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
       print(f'{name} is left out: this data has none', file=sys.stderr)
   if options.dry_run:
     checks.check_apart(study, options.seeds or study.seeds)
-    print(describe(study, options.seeds or study.seeds))
+    tuned = studies.tuned(options.study)
+    print(describe(study, options.seeds or study.seeds, tuned))
     return 0
   folder = record.open_folder(options.workdir)
   planned = folder_lib.declare(

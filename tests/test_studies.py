@@ -104,6 +104,31 @@ def test_list_and_dry_run(capsys):
   code, out, _ = answer(capsys, '--study=aa', '--dry_run', '--seeds=7')
   assert code == 0
   assert '2 arms x 7 seeds: 14 cells' in out and '1 programs' in out
+  assert 'cost, by its lab note: under a minute on two cores.\n' in out
+  assert 'learning rates' not in out
+
+
+@pytest.mark.parametrize(
+  'words, cells, said',
+  [
+    # 7 arms, 10 seeds, two recipes, which are one for one of the arms.
+    (['--study=paper'], 130, 'as committed\n'),
+    # Of other configs, the committed ones do not count: 7 x 3 x 6 runs.
+    (
+      ['--study=paper', '--optim.label_smoothing=0.1'],
+      266,
+      '126 of the cells choose them',
+    ),
+    (['--study=sites'], 190, '90 of the cells choose them'),
+    (['--study=sites', '--tune=false'], 50, ''),
+  ],
+)
+def test_a_dry_run_counts_what_would_be_run(capsys, words, cells, said):
+  code, out, _ = answer(capsys, *words, '--dry_run')
+  assert code == 0
+  # Both studies' runs have 120 steps.
+  assert f'seeds: {cells} cells, {cells * 120:,} steps, ' in out
+  assert f'learning rates: {said}' in out if said else 'rates:' not in out
 
 
 @pytest.mark.parametrize(
@@ -157,7 +182,7 @@ def test_the_command_to_repeat_a_study_is_of_this_study(
 def test_a_study_can_be_asked_without_its_tuning(capsys, monkeypatch, tmp_path):
   monkeypatch.setattr(runner, 'run', lambda job: 75)
   words = ['--study=positions', '--seeds=5', '--tune=false']
-  assert '\n  tuning: ' not in answer(capsys, *words, '--dry_run')[1]
+  assert 'rates:' not in answer(capsys, *words, '--dry_run')[1]
   code, _, err = answer(capsys, *words, f'--workdir={tmp_path}')
   assert code == 75, err
   study = folder_lib.read_study(tmp_path)
