@@ -1,6 +1,7 @@
 """One step on eight virtual devices, however they are arranged."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 import json
@@ -15,7 +16,10 @@ import pytest
 from experiments.presets import PRESETS
 from transformer_jax.config import Config, ConfigError, MeshConfig, override
 from transformer_jax.data.batches import Batch
-from transformer_jax.nn import randomness
+from transformer_jax.data.tokens import SymbolVocabulary, Vocabularies
+from transformer_jax.inference.evaluate import score_pairs, scores_of_pairs
+from transformer_jax.inference.translate import translate_sentences
+from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import program, ring, sharding
 from transformer_jax.training.checkpoint import Checkpoints, by_path
@@ -264,6 +268,65 @@ def test_evaluation_is_that_of_one_device():
     sums(config_of(fsdp=2, tensor=2, sequence=2)),
     sums(config_of(data=1)),
     rtol=1e-6,
+  )
+
+
+@functools.cache
+def decoded(name: str):
+  """Of twelve sentences the translations by a beam, and what they score.
+
+  The mesh takes up parameters that lie as in training. Six sentences go to it
+  at a time: 4 or 8 devices do not divide them.
+  """
+  config = config_of(**SHAPES.get(name, dict(data=1)))
+  config = override(config, {'decode.extra_length': 4})
+  words = SymbolVocabulary(f's{n}' for n in range(VOCABULARY - 4))
+  rng = np.random.default_rng(0)
+  rows = [rng.integers(4, VOCABULARY, rng.integers(2, 8)) for _ in range(12)]
+  sentences = words.decode([row.tolist() for row in rows])
+  weights = np.random.default_rng(0)
+  layout, abstract = sharding.layout(config.mesh), initial()[1].params
+
+  def drawn(path, x):
+    if path[-1].key[0] in 'gb':  # Others would have one word said all along.
+      return np.full(x.shape, path[-1].key[0] == 'g', np.float32)
+    return np.float32(weights.normal(size=x.shape))
+
+  params = jax.tree.map_with_path(drawn, abstract)
+  params = jax.tree.map(jax.device_put, params, layout.at_rest(abstract))
+  attend = implementations.choose(config.model, platform='cpu')
+  arguments = dict(
+    model=Transformer(config.model, VOCABULARY, VOCABULARY, attend),
+    params=layout.to_decode(params),
+    vocabularies=Vocabularies(words, words),
+    layout=layout,
+  )
+  options = dataclasses.replace(config.decode, beam_size=4, max_tokens=192)
+  found = translate_sentences(sentences=sentences, options=options, **arguments)
+  pairs = list(zip(sentences, sentences[::-1], strict=True))
+  return found, score_pairs(pairs=pairs, max_tokens=48, **arguments)
+
+
+DECODED_QUICK = 'fsdp2-tensor2-sequence2'
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name == DECODED_QUICK else SLOW)
+    for name in SHAPES
+  ],
+)
+def test_every_mesh_translates_and_evaluates_as_one_device(name):
+  wanted, wanted_pairs = decoded('alone')
+  found, pairs = decoded(name)
+  assert len(set(wanted.texts)) > 6
+  assert found.texts == wanted.texts
+  for one, other in zip(found.hypotheses, wanted.hypotheses, strict=True):
+    np.testing.assert_allclose(one[0].score, other[0].score, rtol=1e-5)
+  assert [x[1:] for x in pairs] == [x[1:] for x in wanted_pairs]
+  np.testing.assert_allclose(
+    scores_of_pairs(pairs), scores_of_pairs(wanted_pairs), rtol=1e-6
   )
 
 
