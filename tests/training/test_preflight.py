@@ -4,14 +4,30 @@ import importlib.util
 import os
 
 import jax
+import numpy as np
 import pytest
 
 from experiments import preflight as program
 from experiments.presets import PRESETS
 from transformer_jax.config import Config, ConfigError, override
-from transformer_jax.training import fit, preflight
+from transformer_jax.data.batches import Shape
+from transformer_jax.nn.transformer import Transformer
+from transformer_jax.training import compiled, fit, preflight
+from transformer_jax.training.state import (
+  initial_state,
+  numbers,
+  train_steps,
+)
 
 SLICE = 'v5e:2x2'
+TILES = ':T(8,128)'
+
+
+@pytest.fixture(autouse=True)
+def flags_of_this_machine(monkeypatch):
+  """libtpu reads them as well, and dies of one that it does not know."""
+  assert jax.devices()  # Has read them.
+  monkeypatch.delenv('XLA_FLAGS', raising=False)
 
 
 def config(**changes):
@@ -39,6 +55,24 @@ def test_parts_of_the_state_follow_from_the_mesh():
   assert not alone.estimate.exchanges
   assert cut.estimate.sent > 0
   assert cut.estimate.flops == alone.estimate.flops / 8
+
+
+def test_the_step_needs_what_the_loop_of_training_needs():
+  """One step is compiled here, several in a loop where it is trained."""
+  own = config(mesh__data=1)
+  found = preflight.predict(
+    own, vocabulary=16, length=16, devices=jax.devices()[:1]
+  )
+  model = Transformer(own.model, 16, 16)
+  key = jax.ShapeDtypeStruct((2,), np.uint32)
+  start = jax.eval_shape(initial_state(own, model), key)
+  shape = Shape(*preflight.batch_shape(own, 16), 16)
+  batches = compiled.largest_batches(own, [shape])
+  assert batches.target_BT.shape[0] > 1
+  loop = jax.jit(train_steps(own, model), donate_argnums=0)
+  trained = loop.lower(start, batches, np.int32(1), key, numbers(own))
+  peak = fit.peak(trained.compile())
+  assert found.estimate.peak == pytest.approx(peak, rel=0.05)
 
 
 def test_a_step_that_does_not_fit_is_refused(monkeypatch):
@@ -76,12 +110,26 @@ def test_an_unknown_slice_names_the_mend():
     preflight.topology_devices('v9z:7')
 
 
+def seen(monkeypatch) -> list:
+  """Fills with the programs that are compiled from here on."""
+  found, estimate = [], fit.estimate
+
+  def keep(compiled, **rest):
+    found.append(compiled)
+    return estimate(compiled, **rest)
+
+  monkeypatch.setattr(fit, 'estimate', keep)
+  return found
+
+
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None,
   reason="needs pip install 'transformer_jax[tpu]'",
 )
-def test_a_program_for_a_tpu_is_not_that_of_this_machine():
+def test_a_program_for_a_tpu_is_not_that_of_this_machine(monkeypatch):
+  assert 'TPU' not in jax.devices()[0].device_kind
   devices = preflight.topology_devices(SLICE)
+  programs = seen(monkeypatch)
   found = preflight.predict(
     config(mesh__data=-1, mesh__fsdp=2),
     vocabulary=16,
@@ -90,10 +138,14 @@ def test_a_program_for_a_tpu_is_not_that_of_this_machine():
   )
   assert found.room.kind == 'TPU v5 lite'
   assert found.room.devices == 4
-  assert 'TPU' not in jax.devices()[0].device_kind
   assert found.estimate.sent > 0
   assert found.room.memory == fit.DEVICES['TPU v5 lite'].memory
   assert os.environ['TPU_SKIP_MDS_QUERY'] == '1'
+  here = config(mesh__data=1)
+  preflight.predict(here, vocabulary=16, length=16, devices=jax.devices()[:1])
+  tpu, cpu = (one.as_text() for one in programs)
+  # Arrays lie in tiles of a TPU's vector registers.
+  assert TILES in tpu and TILES not in cpu
 
 
 def test_a_program_that_its_compiler_refuses_is_refused(monkeypatch):
