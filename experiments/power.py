@@ -4,7 +4,8 @@
 
 Reads a finished study. The spread of a few seeds is itself uncertain, so its
 upper limit (80 % confidence) is planned with. Without a difference each
-comparison's margin is taken, where it has one.
+comparison's margin is taken, where it has one. Where a run diverged, or an
+arm falls into two groups, no spread plans for more: ranks decide.
 """
 
 import types
@@ -22,43 +23,59 @@ EXTRA = (
 
 def main(config: Config, options: types.SimpleNamespace) -> None:
   del config
-  from transformer_jax.ablation import conclusion, power
+  from transformer_jax.ablation import conclusion
   from transformer_jax.ablation import folder as folder_lib
 
   if options.difference < 0:
     raise ConfigError(f'--difference={options.difference} must be positive')
   study = folder_lib.read_study(options.workdir)
   results = folder_lib.read_results(options.workdir, study)
-  runs = conclusion.Runs(results, 'paper')
   print('comparison: spread of pairs, at most; found by now; seeds needed')
-  for one in study.primary:
-    seeds = runs.seeds(one.variant, one.baseline)
-    if one.metric == 'steps_to_threshold' or len(seeds) < power.FEWEST:
-      print(
-        f'{one.variant} against {one.baseline}: {len(seeds)} seeds or '
-        'censored times; no spread to plan with'
-      )
-      continue
-    difference_R = conclusion.values(
-      runs.of(one.variant, seeds), one.metric
-    ) - conclusion.values(runs.of(one.baseline, seeds), one.metric)
-    difference_R = difference_R[np.isfinite(difference_R)]
-    print(plan(one, difference_R, options.difference, len(study.primary)))
+  found = {result.cell.phase for result in results}
+  for phase in ('paper', 'tuned') if 'tuned' in found else ('paper',):
+    runs = conclusion.Runs(results, phase)
+    tuned = conclusion.TUNED if phase == 'tuned' else ''
+    for one in study.primary:
+      name = f'{one.variant}{tuned} against {one.baseline}{tuned}'
+      print(f'{name} ({one.metric}): {plan(study, runs, one, options)}')
 
 
-def plan(one, difference_R, difference: float, family: int) -> str:
-  """One line for a comparison."""
+def plan(study, runs, one, options: types.SimpleNamespace) -> str:
+  """What the pilot's runs say about one comparison."""
+  from transformer_jax.ablation import conclusion, power
+
+  seeds = runs.seeds(one.variant, one.baseline)
+  if one.metric == 'steps_to_threshold' or len(seeds) < power.FEWEST:
+    return f'{len(seeds)} seeds or censored times; no spread to plan with'
+  level = 0.05 / len(study.primary)
+  pair = conclusion.pair_of(study, runs, one, seeds=seeds, primary=True)
+  weighed = pair.weighed(level)
+  if weighed.evidence.ranked:
+    sides = runs.of(one.variant, seeds), runs.of(one.baseline, seeds)
+    failed = sum(a.diverged or b.diverged for a, b in zip(*sides, strict=True))
+    why = f'{failed} of {len(seeds)} pairs diverged'
+    if not failed:
+      why = f'an arm falls into two groups in {len(seeds)} pairs'
+    needed = power.seeds_for_signs(level)
+    return f'{why}: ranks would decide, from {needed} seeds on'
+  difference_R = weighed.variant_R - weighed.baseline_R
+  return by_spread(one, difference_R, options.difference, level)
+
+
+def by_spread(
+  one, difference_R: np.ndarray, difference: float, level: float
+) -> str:
+  """Seeds at this level, where the mean decides."""
   from transformer_jax.ablation import power
 
-  name = f'{one.variant} against {one.baseline} ({one.metric})'
-  spread = float(difference_R.std(ddof=1)) if len(difference_R) > 1 else 0.0
+  spread = float(difference_R.std(ddof=1))
   if spread == 0:
-    return f'{name}: no spread at all in {len(difference_R)} pairs'
+    return f'no spread at all in {len(difference_R)} pairs'
   most = power.upper_spread(spread, seeds=len(difference_R))
-  level = 0.05 / family
   smallest = power.minimum_detectable(
     spread=spread, seeds=len(difference_R), alpha=level
   )
+  found = f'{spread:.3g}, {most:.3g}; {smallest:.3g}'
   needed = None
   if difference:
     needed = power.seeds_for_difference(difference, spread=most, alpha=level)
@@ -67,11 +84,9 @@ def plan(one, difference_R, difference: float, family: int) -> str:
     needed = power.seeds_for_margin(one.margin, spread=most, alpha=level)
     what = f'the margin {one.margin:g}'
   else:
-    return (
-      f'{name}: {spread:.3g}, {most:.3g}; {smallest:.3g}; give --difference'
-    )
+    return f'{found}; give --difference'
   seeds = f'over {power.MOST:,}' if needed is None else f'{needed}'
-  return f'{name}: {spread:.3g}, {most:.3g}; {smallest:.3g}; {seeds} for {what}'
+  return f'{found}; {seeds} for {what}'
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import time
 import pytest
 
 from experiments import ablate, power, studies
+from tests.ablation.report import study_folder
 from transformer_jax import flags
 from transformer_jax.ablation import cells, checks, runner
 from transformer_jax.ablation import folder as folder_lib
@@ -200,6 +201,46 @@ def test_power_without_a_pilot(capsys, tmp_path):
     flags.run(power.main, extra=power.EXTRA, arguments=words)
   assert ended.value.code == 2
   assert 'holds no study' in capsys.readouterr().err
+
+
+def test_power_of_a_pilot_in_both_phases(capsys, tmp_path):
+  study = study_folder.declaration()
+  folder_lib.declare(tmp_path, study, seeds=None)
+  recipe = {'optim.learning_rate': 1e-3, 'optim.warmup_steps': 20}
+  one = dict(recipe=recipe, basin_octaves=1.0, on_edge=False, grid=[])
+  chosen = {arm.name: one for arm in study.arms}
+  folder_lib.write_json(
+    tmp_path / folder_lib.TUNING, dict(tolerance=0.05, chosen=chosen)
+  )
+  recipes = {arm.name: recipe for arm in study.arms}
+  for n, cell in enumerate(cells.cells(study, range(5), recipes)):
+    # By the paper's recipe an arm fails with two seeds.
+    failed = cell.phase == 'paper' and cell.variant == 'scale=none'
+    failed = failed and cell.seed in (1, 3)
+    metrics = dict(unigram_loss=3.0)
+    if not failed:
+      metrics['loss'] = 1 + 0.1 * (n * n % 7)
+    status = folder_lib.DIVERGED if failed else folder_lib.FINISHED
+    folder_lib.begin(tmp_path, study, cell)
+    folder_lib.write_result(
+      tmp_path, cell, dict(status=status, metrics=metrics)
+    )
+  words = [f'--workdir={tmp_path}', '--difference=0.5']
+  with pytest.raises(SystemExit) as ended:
+    flags.run(power.main, extra=power.EXTRA, arguments=words)
+  assert not ended.value.code
+  _, *lines = capsys.readouterr().out.splitlines()
+  # Of two comparisons each at 2.5 %: 2 / 2^7 is below, 2 / 2^6 is not.
+  assert lines[0] == (
+    'scale=none against scale=rsqrt_d_k (loss): 2 of 5 pairs diverged: ranks '
+    'would decide, from 7 seeds on'
+  )
+  assert [line.partition(': ')[0] for line in lines[1:]] == [
+    'score=additive against scale=rsqrt_d_k (loss)',
+    'scale=none (tuned) against scale=rsqrt_d_k (tuned) (loss)',
+    'score=additive (tuned) against scale=rsqrt_d_k (tuned) (loss)',
+  ]
+  assert all(line.endswith('for a difference of 0.5') for line in lines[1:])
 
 
 def test_arms_of_a_study_are_computed_in_one_way():

@@ -9,6 +9,8 @@ import numpy as np
 from scipy import optimize, stats
 from scipy.special import gammaln
 
+from transformer_jax.ablation import paired
+
 POWER = 0.8
 FEWEST = 3  # seeds below which nothing is concluded
 MOST = 10_000  # seeds beyond which the answer is "not by seeds"
@@ -124,6 +126,17 @@ def seeds_for_margin(
     return same >= power and _power(margin / spread, seeds, alpha) >= power
 
   return _fewest(enough)
+
+
+def seeds_for_signs(alpha: float = 0.05) -> int:
+  """Fewest seeds with which signs or ranks alone can pass: all of one sign.
+
+    2 / 2^R <= alpha
+
+  >>> seeds_for_signs(0.05)
+  6
+  """
+  return int(np.ceil(1 - np.log2(alpha) - paired.TIE))
 
 
 def minimum_detectable(

@@ -114,8 +114,7 @@ def _planning(
   if seeds < power.FEWEST or weighed.test == LOG_RANK:
     return _Planning(np.nan, np.nan, None)
   if _from_signs(weighed):
-    # All of one sign must pass: 2 / 2^R <= level.
-    fewest = int(np.ceil(1 - np.log2(level) - paired.TIE))
+    fewest = power.seeds_for_signs(level)
     ranked = bool(weighed.evidence.ranked)
     effect = power.rank_effect_size(d_R) if ranked else np.nan
     return _Planning(effect, np.nan, fewest if fewest > seeds else None)
