@@ -1,4 +1,4 @@
-"""A run of two processes on the loopback interface, of which one is killed."""
+"""A run of two processes on the loopback interface, of which one is lost."""
 
 import os
 import pathlib
@@ -80,8 +80,13 @@ class Loss(NamedTuple):
   named: bool  # whether it said who died
 
 
-def lose_one(place: Place, rng: random.Random, step: int) -> Loss:
-  """Kill one of two at or after a step; see the other leave."""
+def lose_one(
+  place: Place,
+  rng: random.Random,
+  step: int,
+  number: signal.Signals = signal.SIGKILL,
+) -> Loss:
+  """Kill or freeze one of two at or after a step; see the other leave."""
   rank = rng.randrange(2)
   processes = start(place)
   try:
@@ -89,7 +94,7 @@ def lose_one(place: Place, rng: random.Random, step: int) -> Loss:
     victim, other = processes[rank], processes[1 - rank]
     until(victim, lambda: place.reached() >= max(step, newest + 1))
     time.sleep(rng.uniform(0.0, 0.1))
-    victim.send_signal(signal.SIGKILL)
+    victim.send_signal(number)
     begun = time.monotonic()
     try:
       code = other.wait(timeout=4 * LEAVE_SECONDS)
@@ -98,6 +103,7 @@ def lose_one(place: Place, rng: random.Random, step: int) -> Loss:
     seconds = time.monotonic() - begun
     said = log(place, 1 - rank).read_text(errors='replace').splitlines()
     named = f'error: process {rank} (' in '\n'.join(said[-40:])
+    victim.kill()
     return Loss(victim.wait(), code, round(seconds, 1), named)
   finally:
     for process in processes:

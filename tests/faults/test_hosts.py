@@ -7,6 +7,7 @@ import pytest
 
 from tests.faults import hosts
 from tests.faults.place import Place, same_run
+from transformer_jax.training import peers
 
 
 @pytest.mark.slow
@@ -23,6 +24,15 @@ def test_a_lost_process_is_named_and_leaves_no_trace(tmp_path):
   unbroken = place._replace(folder=tmp_path / 'unbroken')
   assert hosts.finish(unbroken)
   assert same_run(place, unbroken)
+
+
+@pytest.mark.slow
+def test_a_frozen_process_is_named(tmp_path):
+  place = Place(tmp_path / 'run', 400, tmp_path / 'cache')
+  met = hosts.lose_one(place, random.Random(0), 4, signal.SIGSTOP)
+  assert met.killed == -signal.SIGKILL
+  assert met.other == 1 and met.named
+  assert peers.SILENT_SECONDS - 4 < met.seconds < hosts.LEAVE_SECONDS
 
 
 @pytest.mark.slow

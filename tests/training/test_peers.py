@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from transformer_jax.training import peers as peers_lib
 from transformer_jax.training.peers import Peer, watched
 
 
@@ -64,6 +65,31 @@ def test_who_leaves_for_a_reason_gives_it(peers, rank, capfd):
   assert [codes[n].get(timeout=30) for n in others] == [2, 2]
   text = capfd.readouterr().err
   assert text.count(f'error: process {rank} left: no room; process') == 2
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+  """Before any peer is made: silence is noticed soon."""
+  monkeypatch.setattr(peers_lib, 'ALIVE_SECONDS', 0.05)
+  monkeypatch.setattr(peers_lib, 'SILENT_SECONDS', 2)
+
+
+@pytest.mark.parametrize('rank', [0, 2])
+def test_a_silent_process_is_named_to_all(hasty, peers, rank, capfd):
+  made, codes = peers
+  made[rank]._ended.set()  # As when frozen: it says and closes nothing.
+  others = [n for n in range(3) if n != rank]
+  assert [codes[n].get(timeout=30) for n in others] == [1, 1]
+  text = capfd.readouterr().err
+  assert text.count(f'error: process {rank} (') == 2
+  assert text.count(') has not answered for 2 s; process ') == 2
+
+
+def test_signs_of_life_are_no_news(hasty, peers, capfd):
+  _, codes = peers
+  time.sleep(2.5)
+  assert all(code.empty() for code in codes)
+  assert capfd.readouterr().err == ''
 
 
 def test_a_good_end_is_no_news(peers, capfd):

@@ -39,8 +39,8 @@ FLAGS = (
   ),
 )
 
-# A process that died is missed after so long, and the others leave.
-HEARTBEAT_SECONDS = 10
+# JAX misses a process after half of it at the soonest: `peers` comes before.
+HEARTBEAT_SECONDS = 50
 WAIT_SECONDS = 300  # for all processes to have come
 CRASHED = 1  # exit code: one that came late is there at the next attempt
 

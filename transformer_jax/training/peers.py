@@ -6,8 +6,8 @@ connection to process 0. The kernel closes the connections of a process that
 dies, however it dies, so the others know within the moment: process 0 tells
 them which it was, and its own end needs no telling. A process that leaves for
 a reason of its own (a refused config, a full disk) says so, and the others
-leave with the same exit code. A machine that is cut off without a word is
-still JAX's to notice.
+leave with the same exit code. One that is frozen or cut off closes nothing:
+all send signs of life, and a long silence is as good as a death.
 """
 
 import contextlib
@@ -18,13 +18,16 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from transformer_jax.config import ConfigError
 
 CRASHED, REFUSED = 1, 2  # exit codes
-ENDED = 'ended'
+ENDED, ALIVE = 'ended', 'alive'
 START_SECONDS = 60  # for a connection to process 0 to come about
+ALIVE_SECONDS = 2  # between two signs of life
+# Without one. A call into C that keeps Python's lock delays them.
+SILENT_SECONDS = 20
 DOUBT_SECONDS = 10  # in which an error is explained by a process that died
 ADDRESS = 'transformer_jax/peers'
 
@@ -95,16 +98,18 @@ class Peer:
     local = host in ('localhost', '::1') or host.startswith('127.')
     self._server = socket.create_server(('127.0.0.1' if local else '', 0))
     self._thread(self._accept, self._server, token)
+    self._thread(self._live)
     return self._server.getsockname()[1], token
 
   def connect(self, host: str, port: int, token: str) -> None:
     """Of the others: one connection, to process 0."""
     line = socket.create_connection((host, port), timeout=START_SECONDS)
-    line.settimeout(None)
+    line.settimeout(SILENT_SECONDS)
     self._lines.append(line)
     name = f'process {self._rank} ({socket.gethostname()})'
     _send(line, f'{token} {name}')
-    self._thread(self._hear, line, 'process 0 (the coordinator)')
+    self._thread(self._hear, line.makefile('rb'), 'process 0 (the coordinator)')
+    self._thread(self._live)
 
   def end(self) -> None:
     """A good end: nobody misses this process."""
@@ -139,24 +144,34 @@ class Peer:
         line, _ = server.accept()
         self._thread(self._admit, line, token)
 
+  def _live(self) -> None:
+    """Signs of life, as long as this process is not leaving."""
+    while not self._ended.wait(ALIVE_SECONDS):
+      self._tell(ALIVE)
+
   def _admit(self, line: socket.socket, token: str) -> None:
     """Someone connected: a process of this run has the password."""
-    said, _, name = _receive(line).partition(' ')
+    line.settimeout(SILENT_SECONDS)
+    lines = line.makefile('rb')
+    said, _, name = (_receive(lines) or '').partition(' ')
     if said != token:
+      lines.close()
       line.close()
       return
     with self._lock:
       self._lines.append(line)
-    self._hear(line, name)
+    self._hear(lines, name)
 
-  def _hear(self, line: socket.socket, name: str) -> None:
+  def _hear(self, lines: IO[bytes], name: str) -> None:
     """Listens to one process until it ends."""
-    said = _receive(line)
+    while (said := _receive(lines)) == ALIVE:
+      pass
     if said == ENDED or self._ended.is_set():
       return
     self._ended.set()
-    code, _, what = said.partition(' ')
-    what = what or f'{name} died'
+    silent = f'has not answered for {SILENT_SECONDS} s'
+    code, _, what = (said or '').partition(' ')
+    what = what or f'{name} {silent if said is None else "died"}'
     number = int(code or CRASHED)
     os.write(2, f'error: {what}; process {self._rank} leaves\n'.encode())
     # Of process 0: the others know of nobody but it.
@@ -168,10 +183,12 @@ def _send(line: socket.socket, text: str) -> None:
   line.sendall(text.encode() + b'\n')
 
 
-def _receive(line: socket.socket) -> str:
-  """A line of text; '' when the other side is gone."""
-  data = b''
-  with contextlib.suppress(OSError):
-    while not data.endswith(b'\n') and (more := line.recv(4096)):
-      data += more
+def _receive(lines: IO[bytes]) -> str | None:
+  """A line of text; '' when the other side is gone, None when it is silent."""
+  try:
+    data = lines.readline()
+  except TimeoutError:
+    return None
+  except (OSError, ValueError):
+    data = b''
   return data.decode(errors='replace').strip() if data.endswith(b'\n') else ''
