@@ -7,9 +7,10 @@ Loss, perplexity and accuracy are those of the references by teacher forcing,
 in nats a token without label smoothing; `exact` is the share of references
 that were the likeliest in every token, `exact_translations` that of
 translations that are their reference. BLEU and chrF are of the translations,
-with sacrebleu's signatures. Text that is already tokenised
-(data.text=pretokenized) is scored as it stands, under the names tokenized_bleu
-and tokenized_chrf. The line is kept in WORKDIR/results as well.
+with sacrebleu's signatures; `length_ratio` is their tokens over those of the
+references. Text that is already tokenised (data.text=pretokenized) is scored as
+it stands, under the names tokenized_bleu and tokenized_chrf. The line is kept
+in WORKDIR/results as well.
 """
 
 import contextlib

@@ -259,12 +259,13 @@ def bleu(
       that of WMT; Chinese, Japanese and Korean have their own.
 
   Returns:
-    Both scores by these names, and each '..._signature'.
+    Both scores by these names, each '..._signature', and length_ratio, tokens
+    of the hypotheses over those of the references.
 
   Raises:
     ConfigError: for a tokenizer that is not installed; see `tokenizer`.
   """
-  from sacrebleu.metrics.bleu import BLEU
+  from sacrebleu.metrics.bleu import BLEU, BLEUScore
   from sacrebleu.metrics.chrf import CHRF
 
   own = tokenizer(text, tokenize)
@@ -281,6 +282,8 @@ def bleu(
     score = judge.corpus_score(list(hypotheses), [list(references)])
     result[key] = score.score
     result[f'{key}_signature'] = str(judge.get_signature())
+    if isinstance(score, BLEUScore):
+      result['length_ratio'] = score.sys_len / max(score.ref_len, 1)
   return result
 
 
