@@ -29,15 +29,20 @@ NEUTRAL = {
   'model.remat',
   'model.layer_loop',
   'model.attention_implementation',
-  # The authors' recipe is fan_avg, and where heads d_k = d_model, as in the
-  # base, it is fan_in as well; tests/nn/test_worked.py has them apart.
-  'model.query_key_init=fan_avg',
-  'model.query_key_init=fan_in',
   # What the base has at all sites.
   'model.scale_encoder_self=rsqrt_d_k',
   'model.scale_decoder_self=rsqrt_d_k',
   'model.scale_cross=rsqrt_d_k',
   'model.position_decoder=sinusoid',
+}
+# A choice that would be another one in the base is compared in company. The
+# authors' recipe is fan_avg, and where heads d_k = d_model fan_in as well.
+COMPANY = {
+  'model.query_key_init=fan_in': {'model.d_k': 4},
+  'model.query_key_init=fan_avg': {
+    'model.d_k': 4,
+    'model.initialization': 'fairseq',
+  },
 }
 # Runs on a GPU only; tests/nn/test_implementations.py interprets it.
 ELSEWHERE = {'model.attention_implementation=kernel'}
@@ -70,6 +75,11 @@ def base() -> Config:
     'optim.warmup_steps': 100,
   }
   return override(config, changes)
+
+
+def beside(path: str, choice: str) -> Config:
+  """What a choice is compared with: the base, in its company."""
+  return override(base(), COMPANY.get(f'{path}={choice}', {}))
 
 
 def each(*rooms: str) -> list:
@@ -112,7 +122,12 @@ class Case(NamedTuple):
 @functools.lru_cache(maxsize=4)
 def trained(path: str = '', choice: str = '') -> Case:
   """Of the base with one choice; path '' is the base itself."""
-  config = override(base(), {path: choice} if path else {})
+  return _trained(
+    override(beside(path, choice), {path: choice} if path else {})
+  )
+
+
+def _trained(config: Config) -> Case:
   attend = implementations.choose(config.model, platform='cpu')
   model = Transformer(config.model, V, V, attend)
   key = randomness.seed_key(0)
@@ -124,8 +139,13 @@ def trained(path: str = '', choice: str = '') -> Case:
 
 
 @functools.cache
-def baseline() -> Case:
-  return trained()
+def _baseline(config: Config) -> Case:
+  return _trained(config)
+
+
+def baseline(path: str = '', choice: str = '') -> Case:
+  """What `trained` of a choice is compared with."""
+  return _baseline(beside(path, choice))
 
 
 @functools.cache
@@ -142,11 +162,12 @@ def parameter_shapes(config: Config) -> dict[str, list[int]]:
 
 def golden(path: str, choice: str) -> dict:
   """What a choice makes of the base: config fields, parameters."""
-  config = override(base(), {path: choice})
-  before, after = parameter_shapes(base()), parameter_shapes(config)
+  start = beside(path, choice)
+  config = override(start, {path: choice})
+  before, after = parameter_shapes(start), parameter_shapes(config)
   return {
     'fields': {
-      name: new for name, (_, new) in difference(base(), config).items()
+      name: new for name, (_, new) in difference(start, config).items()
     },
     'without': sorted(before.keys() - after.keys()),
     'with': {

@@ -73,7 +73,8 @@ def test_a_choice_trains_differs_decodes_and_is_restored(
   path, choice, tmp_path
 ):
   case = trained(path, choice)
-  before = jax.tree.leaves(baseline().end.params)
+  against = baseline(path, choice)
+  before = jax.tree.leaves(against.end.params)
   after = jax.tree.leaves(case.end.params)
   assert all(np.all(np.isfinite(leaf)) for leaf in after)
   same = len(before) == len(after) and all(
@@ -84,7 +85,7 @@ def test_a_choice_trains_differs_decodes_and_is_restored(
   # `make goldens` rewrites them; the diff then shows what changed.
   wanted = json.loads(GOLDENS.read_text())[f'{path}={choice}']
   assert golden(path, choice) == wanted
-  keeps_the_initial_values_of_the_rest(case, path)
+  keeps_the_initial_values_of_the_rest(case, against, path)
   decodes_with_a_cache_as_without(case)
   survives_checkpoint_and_restore(case, tmp_path)
 
@@ -94,7 +95,7 @@ def leaves(tree):
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
 
 
-def keeps_the_initial_values_of_the_rest(case, path):
+def keeps_the_initial_values_of_the_rest(case, against, path):
   """What a choice does not speak of starts bitwise as in the baseline."""
   # These are about initial values, of the parameters named.
   speaks_of = {
@@ -103,7 +104,7 @@ def keeps_the_initial_values_of_the_rest(case, path):
     'model.scale': ('w_q',),
   }
   own = next((w for p, w in speaks_of.items() if path.startswith(p)), ())
-  before, after = leaves(baseline().start.params), leaves(case.start.params)
+  before, after = leaves(against.start.params), leaves(case.start.params)
   shared = {
     name
     for name in before.keys() & after.keys()

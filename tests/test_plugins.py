@@ -158,6 +158,7 @@ plugins.add(
 """
 
 
+@pytest.mark.slow
 def test_one_entry_is_enough_for_an_axis_of_several_parts(tmp_path, capsys):
   """Of a scale: factor, fold and parameter; of an order: before and after."""
   words = [*written(tmp_path / 'quarter.py', QUARTER), '--preset=test']

@@ -1,6 +1,9 @@
 """The declared studies and the program that runs them."""
 
 import contextlib
+import dataclasses
+import functools
+import itertools
 import json
 import os
 import pathlib
@@ -11,6 +14,8 @@ import sys
 import threading
 import time
 
+import jax
+import numpy as np
 import pytest
 
 from experiments import ablate, power, studies
@@ -19,7 +24,11 @@ from transformer_jax import flags
 from transformer_jax.ablation import cells, checks, runner
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import study as study_lib
+from transformer_jax.config import Config, ModelConfig
+from transformer_jax.nn import randomness
+from transformer_jax.nn.transformer import initial_params
 from transformer_jax.training import optim
+from transformer_jax.training.state import numbers, program
 
 
 def answer(capsys, *words: str) -> tuple[int, str, str]:
@@ -48,6 +57,46 @@ ALIKE = {'aa', 'aa_noise'}
 @pytest.mark.parametrize('name', sorted(set(studies.names()) - ALIKE))
 def test_a_study_shows_that_it_can_see_a_difference(name):
   assert 'known_bad' in [arm.role for arm in studies.load(name).arms]
+
+
+def of_one_step(config: Config) -> tuple:
+  """What the runs that have it do alike after their initial values."""
+  own = program(config)
+  model = dataclasses.replace(
+    own.model, query_key_init='recipe', initialization='tensor2tensor'
+  )
+  return dataclasses.replace(own, model=model), numbers(config)
+
+
+@functools.cache
+def start(model: ModelConfig) -> list[bytes]:
+  draw = initial_params(model, source_vocabulary=8, target_vocabulary=8)
+  params = jax.jit(draw)(randomness.seed_key(0))
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]
+
+
+# Those with arms of one step, whose initial values are drawn: seconds each.
+DRAWN = {'factorial', 'one_factor'}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in DRAWN else ())
+    for name in sorted(set(studies.names()) - ALIKE)
+  ],
+)
+def test_no_two_arms_of_a_study_are_one(name):
+  """Of one step and of the same initial values, bit by bit."""
+  study = studies.load(name)
+  alike: dict[tuple, list[Config]] = {}
+  for arm in study.arms:
+    config = cells.arm_config(study, arm)
+    alike.setdefault(of_one_step(config), []).append(config)
+  for group in alike.values():
+    # Of the program: a factor on the scores changes no initial value.
+    for one, other in itertools.combinations(map(program, group), 2):
+      assert start(one.model) != start(other.model), (one, other)
 
 
 def test_default_study_answers_the_founding_questions():

@@ -3,9 +3,11 @@
 A map, not an answer: four comparisons are declared as primary, all others are
 intervals without a verdict. Expected: no residual sum and no content (uniform)
 lose most, most others little. Where a choice needs company (a narrower
-embedding cannot be tied) it is given, and the name says so.
+embedding cannot be tied) it is given, and the name says so. At heads d_k =
+d_model the recipe, fan_in and fan_avg are one: fan_in stands beside d_k=8, and
+fan_avg beside initialization=fairseq.
 
-Cost: 180 runs of 500 steps, and 34 programs to compile.
+Cost: 190 runs of 500 steps, and 36 programs to compile.
 
   python -m experiments.ablate --study=one_factor --workdir=runs/one_factor
 """
@@ -36,7 +38,14 @@ AXES = (
   'model.embedding_scale',
   'model.initialization',
 )
-NARROW = {'model.tie': 'none', 'model.d_position': 8}
+NEEDS = {
+  'model.position_join=concat_narrow': {
+    'model.tie': 'none',
+    'model.d_position': 8,
+  },
+  'model.query_key_init=fan_in': {'model.d_k': 8},
+  'model.query_key_init=fan_avg': {'model.initialization': 'fairseq'},
+}
 BASELINE = {
   **SMALL,
   'model.heads': 2,
@@ -49,16 +58,12 @@ STUDY = Study(
   name='one_factor',
   question='What does each choice of the paper do, one at a time?',
   paper='section 3, all of it',
-  axes=(*AXES, 'model.d_position'),
+  axes=(*AXES, 'model.d_position', 'model.d_k'),
   baseline=BASELINE,
   arms=arms(
     chain(
-      [{}],
-      one_factor(
-        BASELINE,
-        AXES,
-        needs={'model.position_join=concat_narrow': NARROW},
-      ),
+      [{}, {'model.d_k': 8}],
+      one_factor(BASELINE, AXES, needs=NEEDS),
     ),
     roles={'score=uniform': 'known_bad'},
   ),
