@@ -6,6 +6,7 @@ import math
 import os
 import statistics
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -377,6 +378,28 @@ def test_cost_asks_for_every_score_and_join():
   for path in cost.AXES:
     choices = [one[0][1] for one in found[1:] if one[0][0] == path]
     assert tuple(choices) == (FIELDS[path].choices or ())[1:]
+
+
+ONE = ablation_cost.Cost({}, 1, 1, 1, 1, 1, 1, (1, 1), 1)
+
+
+def test_cost_says_the_parameters_of_each_part():
+  parts = {'embeddings': 1200, 'positions': 0, 'attention': 30}
+  found = ONE._replace(parameters=parts)
+  wanted = '1,230 parameters (embeddings 1,200, attention 30), '
+  assert cost.note(found).startswith(wanted)
+
+
+def test_cost_computes_all_choices_in_one_way(monkeypatch):
+  given = []
+  monkeypatch.setattr(
+    ablation_cost, 'of', lambda *shape, **options: given.append(options) or ONE
+  )
+  assert len(cost.suite({}, rounds=2)) == len(cost.cases({}))
+  assert len({one['pairs'] for one in given}) == 1 and given[0]['pairs']
+  model = ablation_cost.new_model(tiny_config(), cost.SHAPE, pairs=7)
+  attend: Any = model.attend
+  assert attend.keywords == {'pairs': 7}
 
 
 @pytest.mark.slow

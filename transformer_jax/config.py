@@ -117,7 +117,8 @@ class ModelConfig:
     'rms',
     'batch',
     'none',
-    help='of the residual sums (3.1); batch: over the tokens of a batch',
+    help='of the residual sums (3.1); batch: over the tokens of a batch, so '
+    'that training sees batch mates and later tokens',
   )
   residual: str = choice(
     'sum', 'none', help='x + f(x) around each sub-layer (3.1), or f(x)'

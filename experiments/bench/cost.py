@@ -7,12 +7,15 @@ time says nothing, parameters and FLOPs are exact.
 
 from typing import Any
 
+import jax
+
 from experiments.bench.measure import Row, say
 from experiments.small import SMALL
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import cost
 from transformer_jax.ablation.study import name_of, one_factor
 from transformer_jax.config import Config
+from transformer_jax.nn import implementations
 
 # Of task `reverse`.
 SHAPE = cost.Shape(32, 9, 9, 20, 20)
@@ -35,13 +38,19 @@ def cases(overrides: dict[str, Any]) -> list[dict[str, Any]]:
 def suite(overrides: dict[str, Any], rounds: int) -> list[Row]:
   """One row a choice: time of a step, and its whole cost as the note."""
   rows: list[Row] = []
-  for changes in cases(overrides):
+  configs = [
+    config_lib.override(Config(), {**SMALL, **overrides, **changes})
+    for changes in cases(overrides)
+  ]
+  platform = jax.local_devices()[0].platform
+  pairs = implementations.shared_pairs(
+    [config.model for config in configs], platform=platform
+  )
+  for config, changes in zip(configs, cases(overrides), strict=True):
     name = name_of(changes)
     say(f'compiling and timing {name}')
-    whole = {**SMALL, **overrides, **changes}
-    config = config_lib.override(Config(), whole)
     config_lib.validate(config)
-    found = cost.of(config, SHAPE, rounds=rounds)
+    found = cost.of(config, SHAPE, rounds=rounds, pairs=pairs)
     first = rows[0].value / 1e3 if rows else found.step_seconds
     rows.append(
       Row(
@@ -61,8 +70,11 @@ def suite(overrides: dict[str, Any], rounds: int) -> list[Row]:
 
 def note(found: cost.Cost) -> str:
   """All but the time of a step."""
+  parts = ', '.join(
+    f'{part} {count:,}' for part, count in found.parameters.items() if count
+  )
   return (
-    f'{found.total_parameters:,} parameters, '
+    f'{found.total_parameters:,} parameters ({parts}), '
     f'{found.flops_per_token:,.0f} FLOP a token in products, '
     f'{found.xla_flops_per_token:,.0f} in all, '
     f'{found.peak_memory / MEBI:.2f} MiB, '

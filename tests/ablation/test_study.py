@@ -273,6 +273,23 @@ def test_distances_are_kept_beside_the_total(monkeypatch):
   }
 
 
+def test_what_a_member_writes_is_computed_in_one_way_in_all_arms():
+  study = studies.load(studies.DEFAULT)
+  pairs = cells_lib.shared_pairs(study, 'cpu')
+  config = cells_lib.arm_config(study, study.arms[0])
+  size: Any = types.SimpleNamespace(size=8)
+  corpus: Any = types.SimpleNamespace(
+    references=lambda split: [],
+    vocabularies=types.SimpleNamespace(source=size, target=size),
+  )
+  members = [Member(config, pathlib.Path())]
+  own = generating.Generating(study, members, corpus)
+  attend: Any = own.model(config).attend
+  assert pairs and attend.keywords == {'pairs': pairs}
+  # Members of one program compile it once.
+  assert own.model(config) == own.model(config)
+
+
 def test_links_of_attention_that_is_the_gold_and_that_is_not(monkeypatch):
   texts = ['I ate the rice.', '나는 밥을 먹었다.']
   pieces = (

@@ -94,7 +94,9 @@ class Cost(NamedTuple):
     return sum(self.parameters.values())
 
 
-def of(config: Config, shape: Shape, *, rounds: int = 7) -> Cost:
+def of(
+  config: Config, shape: Shape, *, rounds: int = 7, pairs: int = 0
+) -> Cost:
   """Compiles and times one variant.
 
   Args:
@@ -102,8 +104,9 @@ def of(config: Config, shape: Shape, *, rounds: int = 7) -> Cost:
       second time, for XLA to count.
     shape: of the batch; every position holds a token.
     rounds: steps to time, after one that is not.
+    pairs: `implementations.shared_pairs` of all that it is compared with.
   """
-  model = new_model(config, shape)
+  model = new_model(config, shape, pairs=pairs)
   batch = full_batch(shape)
   key = randomness.seed_key(config.train.seed)
   state = jax.jit(initial_state(config, model))(key)
@@ -125,7 +128,7 @@ def of(config: Config, shape: Shape, *, rounds: int = 7) -> Cost:
     parameters=parts,
     flops_per_token=training_flops(config.model, shape) / tokens,
     products_per_token=products / tokens,
-    xla_flops_per_token=xla_flops(config, shape, compiled) / tokens,
+    xla_flops_per_token=xla_flops(config, shape, compiled, pairs) / tokens,
     peak_memory=need.peak,
     compile_seconds=compile_seconds,
     step_seconds=statistics.median(seconds),
@@ -134,13 +137,14 @@ def of(config: Config, shape: Shape, *, rounds: int = 7) -> Cost:
   )
 
 
-def new_model(config: Config, shape: Shape) -> Transformer:
+def new_model(config: Config, shape: Shape, *, pairs: int = 0) -> Transformer:
+  """Of one variant; pairs: as in `of`."""
   platform = jax.local_devices()[0].platform
   return Transformer(
     config.model,
     shape.source_vocabulary,
     shape.target_vocabulary,
-    implementations.choose(config.model, platform=platform),
+    implementations.choose(config.model, platform=platform, pairs=pairs),
   )
 
 
@@ -189,7 +193,9 @@ def _times(
       yield time.perf_counter() - begin
 
 
-def xla_flops(config: Config, shape: Shape, compiled: Any) -> float:
+def xla_flops(
+  config: Config, shape: Shape, compiled: Any, pairs: int = 0
+) -> float:
   """XLA's count of a training step whose layers are written out.
 
   Of `compiled`, the step as it is, where that loops over neither layers nor
@@ -203,7 +209,7 @@ def xla_flops(config: Config, shape: Shape, compiled: Any) -> float:
   unrolled = dataclasses.replace(config.model, layer_loop='unroll')
   whole = dataclasses.replace(config.optim, accumulate=1)
   config = dataclasses.replace(config, model=unrolled, optim=whole)
-  model = new_model(config, shape)
+  model = new_model(config, shape, pairs=pairs)
   key = randomness.seed_key(0)
   state = jax.eval_shape(initial_state(config, model), key)
   arguments = abstract((state, full_batch(shape), key, numbers(config)))

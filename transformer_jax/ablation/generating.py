@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation.study import WRITTEN, Study
 from transformer_jax.config import Config, DecodeConfig
@@ -68,7 +69,8 @@ class Generating:
   def __init__(
     self, study: Study, members: Sequence[Member], corpus: Corpus
   ) -> None:
-    self.names, self.members, self.corpus = study.free_running, members, corpus
+    self.study, self.names = study, study.free_running
+    self.members, self.corpus = members, corpus
     split = members[0].config.data.test_split
     self.pairs = corpus.references(split)[:WRITTEN]
 
@@ -78,19 +80,23 @@ class Generating:
     config = member.config
     if step != config.train.steps:
       return
-    sizes = self.corpus.vocabularies
-    platform = jax.local_devices()[0].platform
-    model = Transformer(
-      config.model,
-      sizes.source.size,
-      sizes.target.size,
-      implementations.choose(config.model, platform=platform),
-    )
     if self.names:
-      scores = self._scores(config, model, weights)
+      scores = self._scores(config, self.model(config), weights)
       folder_lib.write_json(member.folder / FOUND, scores)
     if config.train.seed == SHOWN_SEED:
       self._keep_maps(member, weights)
+
+  def model(self, config: Config) -> Transformer:
+    """That of a member, whose attention is computed as in all arms."""
+    sizes = self.corpus.vocabularies
+    platform = jax.local_devices()[0].platform
+    pairs = cells_lib.shared_pairs(self.study, platform)
+    attend = implementations.choose(
+      config.model, platform=platform, pairs=pairs
+    )
+    return Transformer(
+      config.model, sizes.source.size, sizes.target.size, attend
+    )
 
   def _scores(
     self, config: Config, model: Transformer, weights: Any

@@ -245,9 +245,22 @@ def serve(config: ModelConfig, *, platform: str) -> Served:
   return IMPLEMENTATIONS[config.attention_implementation](config, platform)
 
 
-def choose(config: ModelConfig, *, platform: str) -> Attend:
-  """The attention function of a model; see `serve`."""
-  return serve(config, platform=platform).attend
+def choose(config: ModelConfig, *, platform: str, pairs: int = 0) -> Attend:
+  """The attention function of a model; see `serve`.
+
+  Args:
+    config: of the model.
+    platform: as in `serve`.
+    pairs: `shared_pairs` of all models that it is compared with.
+  """
+  found = serve(config, platform=platform)
+  return _up_to(pairs) if pairs else found.attend
+
+
+@functools.cache
+def _up_to(pairs: int) -> Attend:
+  """One function for equal pairs: models that have it are equal."""
+  return functools.partial(by_shape, pairs=pairs)
 
 
 def _shapes(config: ModelConfig, rows: int, T: int, S: int) -> tuple[Any, ...]:

@@ -223,10 +223,10 @@ def _programs(
   attend = implementations.choose(config.model, platform=place.platform)
   model = Transformer(config.model, *sizes, attend)
   # What is compared trains by one program; scores are read off by each its own.
-  trained = model
-  if place.pairs:
-    shared = functools.partial(implementations.by_shape, pairs=place.pairs)
-    trained = Transformer(config.model, *sizes, shared)
+  shared = implementations.choose(
+    config.model, platform=place.platform, pairs=place.pairs
+  )
+  trained = Transformer(config.model, *sizes, shared)
 
   def scores(weights, numbers, source_BS, target_BT):
     scales = scales_of(numbers)
