@@ -126,6 +126,13 @@ def test_each_arm_chooses_its_rate_and_where_it_matters_its_warmup(name):
   assert f'{len(study.arms) * study.seeds * 2} to judge' in study.doc
 
 
+def test_a_map_under_one_recipe_says_which_axes_may_want_another():
+  (line,) = checks.doubts(studies.load('one_factor'))
+  for path in ('model.scale', 'model.norm', 'model.residual', 'norm_order'):
+    assert path in line
+  assert checks.doubts(studies.load('masking')) == []
+
+
 def test_without_warmup_the_rate_is_the_same_once_the_others_have_warmed_up():
   study = studies.load('regularisation')
   both, without = (

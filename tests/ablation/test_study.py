@@ -136,8 +136,11 @@ def test_one_warmup_for_arms_that_change_the_first_steps_is_said():
   assert 'model.scale may want' in line and '\n' not in line
   two = LearningRates((1.0, 2.0), (10, 100), (100, 101, 102))
   assert checks.doubts(changed(tuning=two)) == []
-  assert checks.doubts(changed(tuning=None)) == []
-  assert checks.doubts(changed(axes=('model.d_k',), arms=STUDY.arms[:1])) == []
+  (line,) = checks.doubts(changed(tuning=None))
+  assert 'one recipe only, and model.scale may want' in line
+  for grid in (STUDY.tuning, None):
+    other = dict(axes=('model.d_k',), arms=STUDY.arms[:1], tuning=grid)
+    assert checks.doubts(changed(**other)) == []
 
 
 def test_the_declaration_is_accepted():

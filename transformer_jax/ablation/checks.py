@@ -179,7 +179,14 @@ def _check_seeds(study: Study) -> None:
 def doubts(study: Study) -> list[str]:
   """What a reader of its verdicts should know; no reason not to run it."""
   moved = [path for path in study.axes if path.startswith(WARMUP_MATTERS)]
-  if study.tuning is None or not moved or len(set(study.tuning.warmups)) > 1:
+  if not moved:
+    return []
+  if study.tuning is None:
+    return [
+      f'Judged under one recipe only, and {", ".join(moved)} may want another '
+      'learning rate and warmup: an arm that does is not shown at its best.'
+    ]
+  if len(set(study.tuning.warmups)) > 1:
     return []
   return [
     f'Learning rates were tuned at one warmup, and {", ".join(moved)} may want '

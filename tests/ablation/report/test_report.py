@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import types
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +20,7 @@ from transformer_jax.ablation.report import (
   contents,
   fonts,
   insight,
+  markdown,
   reading,
   style,
   table3,
@@ -61,13 +64,18 @@ def test_files(place):
 
 
 def test_workers_that_end_together_write_it_at_once(
-  place, page, results, monkeypatch
+  place, tmp_path, monkeypatch
 ):
   """Before each rename and removal of one, another writes it all."""
-  drawn = contents.gather(results)
-  monkeypatch.setattr(contents, 'gather', lambda _: drawn)
-  monkeypatch.setattr(report, '_page', lambda _: page)
-  old = place / 'report/figures/old.svg'
+  copy = tmp_path / 'copy'
+  shutil.copytree(place, copy, ignore=shutil.ignore_patterns('report'))
+  picture = types.SimpleNamespace(name='one', svg=b'<svg/>')
+  made = types.SimpleNamespace(pictures=[picture])
+  monkeypatch.setattr(contents, 'gather', lambda _: made)
+  monkeypatch.setattr(markdown, 'render', lambda _: 'text')
+  monkeypatch.setattr(report, '_page', lambda _: 'page')
+  report.write(copy)
+  old = copy / 'report/figures/old.svg'
   old.touch()
   alone = []
 
@@ -75,7 +83,7 @@ def test_workers_that_end_together_write_it_at_once(
     def wrapped(*args, **kwargs):
       if not alone:
         alone.append(True)
-        report.write(place)
+        report.write(copy)
         alone.clear()
       return act(*args, **kwargs)
 
@@ -83,11 +91,10 @@ def test_workers_that_end_together_write_it_at_once(
 
   monkeypatch.setattr(os, 'replace', meanwhile(os.replace))
   monkeypatch.setattr(pathlib.Path, 'unlink', meanwhile(pathlib.Path.unlink))
-  report.write(place)
-  assert not old.exists()
-  test_files(place)
-  names = {path.name for path in (place / 'report/figures').iterdir()}
-  assert names == {f'{picture.name}.svg' for picture in drawn.pictures}
+  report.write(copy)
+  test_files(copy)
+  assert os.listdir(old.parent) == ['one.svg']
+  assert (old.parent / 'one.svg').read_bytes() == picture.svg
 
 
 def test_the_page_asks_for_nothing(page):
@@ -266,6 +273,16 @@ def test_a_grid_of_one_warmup_is_said(results):
   assert contents.warnings(results) == []
   (line,) = contents.warnings(results._replace(study=study))
   assert line.startswith('Learning rates were tuned at one warmup')
+
+
+def test_one_recipe_for_all_arms_is_said_once(results):
+  runs = tuple(run for run in results.runs if run.phase == 'paper')
+  paper = results._replace(runs=runs)
+  (line,) = contents.warnings(paper)
+  assert line.startswith("Every arm ran at the paper's recipe only")
+  study = dataclasses.replace(results.study, tuning=None)
+  (line,) = contents.warnings(paper._replace(study=study))
+  assert 'model.scale' in line and 'may want another learning rate' in line
 
 
 def test_pronouns_by_distance_are_pooled_over_seeds(results):

@@ -126,12 +126,15 @@ def warnings(results: Results) -> list[str]:
       f'Not the last look: verdicts are of {min(judged)} of {planned} planned '
       'seeds.'
     )
-  if TUNED not in results.phases:
+  doubts = checks.doubts(results.study)
+  # A doubt of a study without tuning says the same, and of which axes.
+  said = results.study.tuning is None and doubts
+  if TUNED not in results.phases and not said:
     lines.append(
       "Every arm ran at the paper's recipe only: a variant that wants another "
       'learning rate is not shown at its best.'
     )
-  return lines + checks.doubts(results.study)
+  return lines + doubts
 
 
 def _data(results: Results) -> str:
