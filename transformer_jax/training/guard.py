@@ -29,10 +29,9 @@ def stop_signal() -> Iterator[Callable[[], int]]:
   loop saves and leaves. A second one of a kind does what it did before. Of
   several processes one may get it: all of them hear of it at the same call.
   """
-  signals = list(SIGNALS)
   # A shell's job in the background is not meant by a Ctrl-C.
-  if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-    signals.append(signal.SIGINT)
+  meant = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+  signals = (*SIGNALS, signal.SIGINT) if meant else SIGNALS
   if hosts.several():
     # JAX's own service takes SIGTERM and tells the others.
     with _handled(lambda _: signal.raise_signal(signal.SIGTERM), signals[1:]):
