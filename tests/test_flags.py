@@ -86,6 +86,28 @@ def test_what_another_strategy_reads_is_refused_when_given():
   parse('--decode.strategy=sample', '--decode.seed=3', '--decode.top_k=5')
 
 
+def test_what_no_choice_reads_is_refused_when_given():
+  """A number that changes nothing would be an ablation of nothing."""
+  for words, reader in (
+    (['--model.d_position=4'], '--model.position_join=concat_narrow'),
+    (['--model.max_positions=300'], '--model.position=learned'),
+    (
+      ['--optim.warmup_steps=9', '--optim.schedule=constant'],
+      '--optim.schedule=paper',
+    ),
+  ):
+    with pytest.raises(
+      ConfigError, match=f'{words[0][2:]} is read .* {reader}'
+    ):
+      parse(*words)
+    # Of a study an arm may read it.
+    parse(*words, base=lambda options: Config())
+  parse('--model.max_positions=300', '--model.position_decoder=learned')
+  parse('--optim.warmup_steps=9', '--optim.schedule=inverse_sqrt')
+  # What a preset holds stands in no way.
+  parse('--preset=tiny', '--optim.schedule=constant')
+
+
 def test_own_flags():
   _, options = parse('--workdir=w', '--dry_run', extra=[WORKDIR, DRY_RUN])
   assert (options.workdir, options.dry_run) == ('w', True)

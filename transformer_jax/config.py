@@ -14,7 +14,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformer_jax.refusals import REFUSALS
 
@@ -39,15 +39,30 @@ def choice(*choices: str, help: str, affects='result') -> Any:
 # number than BLEU: it has its own name, so that no table can mix them.
 BLEU_NAMES = {'raw': 'bleu', 'pretokenized': 'tokenized_bleu'}
 
-# Fields of decoding that are read by one decode.strategy alone.
-STRATEGY_OF = {
-  'decode.beam_size': 'beam',
-  'decode.penalty': 'beam',
-  'decode.alpha': 'beam',
-  'decode.stop': 'beam',
-  'decode.temperature': 'sample',
-  'decode.top_k': 'sample',
-  'decode.seed': 'sample',
+
+class Reader(NamedTuple):
+  """Who reads a field: where one of `fields` has one of `choices`."""
+
+  fields: tuple[str, ...]
+  choices: tuple[str, ...]
+
+
+_BEAM = Reader(('decode.strategy',), ('beam',))
+_SAMPLE = Reader(('decode.strategy',), ('sample',))
+# Fields that are read under some choices alone.
+READERS = {
+  'decode.beam_size': _BEAM,
+  'decode.penalty': _BEAM,
+  'decode.alpha': _BEAM,
+  'decode.stop': _BEAM,
+  'decode.temperature': _SAMPLE,
+  'decode.top_k': _SAMPLE,
+  'decode.seed': _SAMPLE,
+  'model.d_position': Reader(('model.position_join',), ('concat_narrow',)),
+  'model.max_positions': Reader(
+    ('model.position', 'model.position_decoder'), ('learned',)
+  ),
+  'optim.warmup_steps': Reader(('optim.schedule',), ('paper', 'inverse_sqrt')),
 }
 
 _SITE_SCALES = (
@@ -427,6 +442,8 @@ def fields() -> Iterator[Field]:
 
 
 FIELDS = {field.path: field for field in fields()}
+# Without those of a plugin.
+OWN_CHOICES = {path: field.choices or () for path, field in FIELDS.items()}
 
 
 def add_choice(path: str, name: str) -> None:
@@ -584,14 +601,22 @@ def admit_given(config: Config, given: Iterable[str]) -> None:
     given: dotted paths; one at its default is as good as not given.
 
   Raises:
-    ConfigError: names the strategy that reads it.
+    ConfigError: names the choices that read it.
   """
-  values, strategy = flatten(config), config.decode.strategy
+  values = flatten(config)
   for path in given:
-    reader, usual = STRATEGY_OF.get(path, strategy), FIELDS[path].default
-    if reader != strategy and values[path] != usual:
-      raise ConfigError(
-        f'{path}={values[path]} is read by decode.strategy={reader} alone, '
-        f'not by {strategy}: take --decode.strategy={reader}, or leave '
-        f'{path} at {usual}'
-      )
+    usual = FIELDS[path].default
+    if path not in READERS or values[path] == usual:
+      continue
+    fields, choices = READERS[path]
+    now = {field: values[field] for field in fields}
+    # A choice from outside may read what it likes.
+    outside = any(now[field] not in OWN_CHOICES[field] for field in fields)
+    if outside or set(now.values()) & set(choices):
+      continue
+    readers = [f'{field}={" or ".join(choices)}' for field in fields]
+    found = ', '.join(f'{field}={choice}' for field, choice in now.items())
+    raise ConfigError(
+      f'{path}={values[path]} is read by {" or ".join(readers)} alone, not by '
+      f'{found}: take --{fields[0]}={choices[0]}, or leave {path} at {usual}'
+    )

@@ -216,9 +216,14 @@ def parse(
   config = config_lib.override(start, overrides)
   config_lib.validate(config)
   # A preset, or a run, may hold what another strategy reads; a person who
-  # gives it wants it read.
+  # gives it wants it read. Of a study an arm may read it.
   config_lib.admit_given(
-    config, [path for path in config_lib.FIELDS if values[path].present]
+    config,
+    [
+      path
+      for path in config_lib.FIELDS
+      if values[path].present and (base is None or path.startswith('decode.'))
+    ],
   )
   return config, options
 
