@@ -204,6 +204,14 @@ def test_four_processes_and_back(launched, one, tmp_path):
   [
     ('evaluate', signal.SIGTERM, 75, 'signal: leaving, run the same command'),
     ('translate', signal.SIGUSR1, 75, 'signal: leaving, run the same command'),
+    pytest.param(
+      *('evaluate', signal.SIGINT, 75),
+      'signal: leaving, run the same command',
+      marks=pytest.mark.skipif(
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+        reason='a job in the background hears no Ctrl-C',
+      ),
+    ),
     ('evaluate', signal.SIGKILL, 1, 'error: process 1 ('),
   ],
 )
