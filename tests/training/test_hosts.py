@@ -1,5 +1,6 @@
 """Several processes on loopback do what one does; checkpoints fit any mesh."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -111,16 +112,38 @@ def losses(workdir) -> list[float]:
   return [row['loss'] for row in rows if row['split'] == 'train']
 
 
-def restored(workdir, step, **sizes) -> dict[str, bytes]:
-  """The bytes of every array of a checkpoint, taken up by a mesh here."""
+def taken_up(workdir, step, **sizes) -> dict[str, jax.Array]:
+  """Every array of a checkpoint, on a mesh of all devices."""
   stored = v1.metadata(f'{workdir}/checkpoints/{step}/arrays').metadata
   abstract = {
     name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in stored.items()
   }
   places = sharding.layout(MeshConfig(**sizes)).at_rest(abstract)
   checkpoints = Checkpoints(workdir / 'checkpoints')
-  state = checkpoints.restore(sharding.placed(abstract, places), step)
+  return checkpoints.restore(sharding.placed(abstract, places), step)
+
+
+def restored(workdir, step, **sizes) -> dict[str, bytes]:
+  """The bytes of every array of a checkpoint, taken up by a mesh here."""
+  state = taken_up(workdir, step, **sizes)
   return {name: np.asarray(x).tobytes() for name, x in state.items()}
+
+
+def digest(part) -> str:
+  return hashlib.sha256(np.asarray(part).tobytes()).hexdigest()
+
+
+def shards(workdir, step, **sizes) -> list[tuple]:
+  """(array, its part, digest) of what lies on the devices of this process."""
+  return [
+    (
+      name,
+      [at.indices(n)[:2] for at, n in zip(shard.index, x.shape, strict=True)],
+      digest(shard.data),
+    )
+    for name, x in taken_up(workdir, step, **sizes).items()
+    for shard in x.addressable_shards
+  ]
 
 
 def numbers(workdir, step) -> np.ndarray:
@@ -186,6 +209,24 @@ def test_two_processes_translate_as_one(launched, one):
   assert translation(1, 4, '--mesh.data=2', '--mesh.tensor=2') == wanted
 
 
+def assert_taken_up(launched, workdir, step, processes, devices, **sizes):
+  """Each of several processes restores its parts, to the bit."""
+  words = [f'--{name}={n}' for name, n in dict(step=step, **sizes).items()]
+  module = 'tests.training.test_hosts'
+  said = launched(workdir, processes, devices, module, *words)
+  whole, cut = taken_up(workdir, step, data=1), 0
+  for process in said:
+    parts = json.loads(process.out)
+    # Of each array one on every device.
+    assert len(parts) == devices * len(whole)
+    for name, ends, found in parts:
+      x = np.asarray(whole[name])
+      part = x[tuple(slice(*pair) for pair in ends)]
+      assert found == digest(part), (name, ends)
+      cut += part.size < x.size
+  assert cut
+
+
 @pytest.mark.slow
 def test_four_processes_and_back(launched, one, tmp_path):
   run = tmp_path / 'run'
@@ -193,7 +234,13 @@ def test_four_processes_and_back(launched, one, tmp_path):
   train(launched, run, 2, 4, '--mesh.sequence=2', '--mesh.fsdp=4', steps=4)
   assert restored(run, 4, data=1) == arrays(run, 4)
   assert restored(run, 4, data=1, fsdp=4, tensor=2) == arrays(run, 4)
-  train(launched, run, 1, 1)
+  # On half as many devices.
+  assert_taken_up(launched, run, 4, 2, 2, data=-1, fsdp=2)
+  halved = ('--mesh.data=-1', '--mesh.fsdp=2')
+  said = train(launched, run, 2, 2, *halved, steps=5)
+  assert 'resumed at step 4' in said[0].log
+  said = train(launched, run, 1, 1)
+  assert 'resumed at step 5' in said[0].log
   np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
   np.testing.assert_allclose(numbers(run, 6), numbers(one, 6), atol=1e-4)
 
@@ -348,3 +395,13 @@ def test_who_is_not_found_is_asked_for(environment, flags, tmp_path):
   assert ended.stderr.count('\n') == 1
   assert 'does not find the other processes' in ended.stderr
   assert '.coordinator, --distributed.processes and --dist' in ended.stderr
+
+
+if __name__ == '__main__':
+  # One of several processes; see `assert_taken_up`.
+  given = dict(word[2:].split('=') for word in sys.argv[1:])
+  own = {flag.name: flag.default for flag in hosts.FLAGS}
+  hosts.start(types.SimpleNamespace(**own))
+  mesh = {axis: int(given.get(axis, 1)) for axis in sharding.AXES}
+  workdir = pathlib.Path(given['workdir'])
+  print(json.dumps(shards(workdir, int(given['step']), **mesh)), flush=True)
