@@ -1,5 +1,6 @@
 """Checkpoints: exact round trips, and every way in which a step goes bad."""
 
+import errno
 import os
 import pathlib
 import resource
@@ -14,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1
 
 from transformer_jax.config import ConfigError
+from transformer_jax.training import manifest
 from transformer_jax.training.checkpoint import (
   CheckpointError,
   Checkpoints,
@@ -357,6 +360,34 @@ def test_full_disk_is_one_line_and_older_steps_stay(tmp_path):
   checkpoints.save(4, state(4), metric=None)
   checkpoints.wait()
   assert checkpoints.steps() == [1, 4]
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize('place', ['manifest.write', 'v1.save_async'])
+def test_what_the_disk_refuses_is_one_line(
+  number, place, tmp_path, monkeypatch
+):
+  checkpoints = saved(tmp_path, [1])
+  module, name = place.split('.')
+
+  def refuse(*_, **__):
+    raise OSError(number, os.strerror(number))
+
+  with monkeypatch.context() as patch:
+    patch.setattr({'manifest': manifest, 'v1': v1}[module], name, refuse)
+    with pytest.raises(CheckpointError) as error:
+      checkpoints.save(2, state(2), metric=None)
+      checkpoints.wait()
+  assert str(error.value) == (
+    f'checkpoint 2 could not be saved in {tmp_path}: {os.strerror(number)}; '
+    '1 is whole'
+  )
+  assert [path.name for path in tmp_path.iterdir()] == ['1']
+  assert_same(open_at(tmp_path).restore(abstract(state())), state(1))
+  # Room again: the same step is saved.
+  checkpoints.save(2, state(2), metric=None)
+  checkpoints.wait()
+  assert open_at(tmp_path).good(2) == [2, 1]
 
 
 def test_a_trial_leaves_nothing(tmp_path):

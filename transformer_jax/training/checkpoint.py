@@ -176,6 +176,7 @@ class Checkpoints:
       with context:
         response = ocp.save_async(saving / ARRAYS, by_path(state))
     except (OSError, ValueError) as error:
+      shutil.rmtree(saving, ignore_errors=True)
       raise self._failure(step, error) from error
     self._pending = self._worker.submit(self._finish, step, metric, response)
 
