@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -295,7 +296,7 @@ def decoded(name: str):
   params = jax.tree.map_with_path(drawn, abstract)
   params = jax.tree.map(jax.device_put, params, layout.at_rest(abstract))
   attend = implementations.choose(config.model, platform='cpu')
-  arguments = dict(
+  arguments: dict[str, Any] = dict(
     model=Transformer(config.model, VOCABULARY, VOCABULARY, attend),
     params=layout.to_decode(params),
     vocabularies=Vocabularies(words, words),
