@@ -104,7 +104,12 @@ def until(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
 
 
 # What asks to stop, by kind; every other kind is a kill.
-STOPS = {'term': signal.SIGTERM, 'usr1': signal.SIGUSR1}
+STOPS = {
+  'term': signal.SIGTERM,
+  'usr1': signal.SIGUSR1,
+  'term in a save': signal.SIGTERM,
+  'usr1 in a save': signal.SIGUSR1,
+}
 
 
 class Interruption(NamedTuple):
@@ -124,7 +129,8 @@ def interrupt(
     place: the run.
     rng: for the part of a moment within a step.
     kind: 'start' kills in the set-up; 'random' at the step, 'save' in the
-      first save at or after it; 'term' and 'usr1' ask to stop at the step.
+      first save at or after it; 'term' and 'usr1' ask to stop at the step,
+      those 'in a save' in that save.
     step: of the run; one that is past already is the first new one.
   """
   process = place.start()
@@ -134,8 +140,9 @@ def interrupt(
     else:
       newest = place.latest()
       until(process, lambda: place.reached() >= max(step, newest + 1))
-    if kind == 'save':
+    if kind.endswith('save'):
       until(process, place.saving)
+    if kind == 'save':
       time.sleep(rng.uniform(0.0, 0.01))
     elif kind == 'random':
       time.sleep(rng.uniform(0.0, 0.1))
@@ -144,8 +151,10 @@ def interrupt(
   finally:
     process.kill()
     process.wait()
-  # In the set-up, what is there was left by the kill before.
+  # In the set-up, what is there was left by the kill before. One that is asked
+  # to stop ends its save first.
   in_save = kind != 'start' and code < 0 and place.saving()
+  in_save |= kind in STOPS and kind.endswith('save') and code != 0
   return Interruption(code, in_save, place.latest())
 
 

@@ -11,6 +11,7 @@ import signal
 
 import pytest
 
+from tests.faults.__main__ import Row, code, table
 from tests.faults.place import (
   SAVE_EVERY,
   STOPS,
@@ -37,7 +38,7 @@ def interrupted_run(place: Place, kinds: list[str], *, seed: int) -> None:
   for kind, step in moments(rng, kinds, place.steps):
     met = interrupt(place, rng, kind, step)
     assert met.code == (75 if kind in STOPS else -signal.SIGKILL), place.log()
-    inside += met.in_save
+    inside += met.in_save and kind not in STOPS
     print(f'{kind} at step {step}: {met}')
   kills = len([kind for kind in kinds if kind not in STOPS])
   print(f'{kills} kills, {inside} of them inside a save')
@@ -51,7 +52,7 @@ def interrupted_run(place: Place, kinds: list[str], *, seed: int) -> None:
 
 def test_kills_and_a_stop_leave_no_trace(cache, tmp_path):
   place = Place(tmp_path / 'run', 60, cache)
-  interrupted_run(place, ['save', 'term', 'random'], seed=0)
+  interrupted_run(place, ['save', 'term in a save', 'random'], seed=0)
 
 
 def test_a_second_writer_is_refused_while_the_first_lives(cache, tmp_path):
@@ -67,6 +68,13 @@ def test_a_second_writer_is_refused_while_the_first_lives(cache, tmp_path):
   finally:
     first.kill()
     first.wait()
+
+
+def test_the_table_fails_when_a_fault_did_not_happen_or_left_a_trace():
+  assert code([Row('kill', 50, 50, 50, 50, '')]) == 0
+  fewer = [Row('kill', 50, 49, 49, 49, '')]
+  assert code(fewer) == 1 and '| 49 of 50 | 49 | 49 |' in table(fewer)
+  assert code([Row('kill', 50, 50, 50, 49, '')]) == 1
 
 
 @pytest.mark.slow
