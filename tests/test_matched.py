@@ -144,7 +144,7 @@ def test_an_arm_of_another_size_has_a_control_or_a_reason(name):
   assert found == set(UNMATCHED.get(name, {}))
 
 
-@pytest.mark.parametrize('name', ['paper', 'positions', 'scoring'])
+@pytest.mark.parametrize('name', ['narrowing', 'paper', 'positions', 'scoring'])
 def test_controls_of_equal_size_are_those_that_are_found(name):
   study = studies.load(name)
   controls = [arm for arm in study.arms if arm.name.startswith('as large as ')]

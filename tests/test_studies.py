@@ -110,7 +110,7 @@ def test_default_study_answers_the_founding_questions():
   'name',
   [
     *('scaling', 'sites', 'factorial', 'norms'),
-    *('scoring', 'positions', 'projections', 'heads'),
+    *('scoring', 'positions', 'narrowing', 'projections', 'heads'),
   ],
 )
 def test_each_arm_chooses_its_rate_and_where_it_matters_its_warmup(name):
