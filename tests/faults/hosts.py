@@ -58,12 +58,12 @@ def finish(place: Place) -> bool:
       process.wait()
 
 
-def stop_one(place: Place, rank: int, step: int) -> list[int]:
+def stop_one(place: Place, rank: int, step: int, number: int) -> list[int]:
   """Asks one of two to stop at or after a step; the exit codes of both."""
   processes = start(place)
   try:
     until(processes[rank], lambda: place.reached() >= step)
-    processes[rank].send_signal(signal.SIGTERM)
+    processes[rank].send_signal(number)
     return [p.wait(timeout=PATIENCE) for p in processes]
   finally:
     for process in processes:

@@ -38,12 +38,15 @@ def test_a_frozen_process_is_named(tmp_path):
 @pytest.mark.slow
 def test_a_stop_of_one_process_stops_both_at_one_step(tmp_path):
   cache = tmp_path / 'cache'
-  place = Place(tmp_path / 'run', 40, cache)
-  assert hosts.stop_one(place, 1, 10) == [75, 75]
-  stopped = place.latest()
-  assert 10 <= stopped < 40
-  said = hosts.log(place, 0).read_text()
-  assert f'stopped by a signal, saved at step {stopped}' in said
+  place = Place(tmp_path / 'run', 80, cache)
+  before = 9
+  for rank, number in ((1, signal.SIGTERM), (0, signal.SIGUSR1)):
+    assert hosts.stop_one(place, rank, before + 1, number) == [75, 75]
+    stopped = place.latest()
+    assert before < stopped < 80
+    said = hosts.log(place, 0).read_text()
+    assert f'stopped by a signal, saved at step {stopped}' in said
+    before = stopped
   assert hosts.finish(place)
   assert f'resumed at step {stopped}' in hosts.log(place, 0).read_text()
   unbroken = place._replace(folder=tmp_path / 'unbroken')
