@@ -81,7 +81,8 @@ def test_the_table_fails_when_a_fault_did_not_happen_or_left_a_trace():
 def test_twelve_kills_leave_no_trace(cache, tmp_path):
   place = Place(tmp_path / 'run', 400, cache)
   kinds = ['random', 'save', 'start', 'random'] * 3
-  interrupted_run(place, [*kinds, *STOPS], seed=1)
+  # Of this seed no moment is so late that the run may be over first.
+  interrupted_run(place, [*kinds, *STOPS], seed=3)
 
 
 @pytest.mark.slow
