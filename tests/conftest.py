@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import signal
 
 # The older code generator compiles small programs in about half the time. XLA
 # dies of a flag that it does not know, so only where it is known to be one.
@@ -11,6 +12,13 @@ if KNOWN and 'fusion_emitters' not in FLAGS:
   os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 
 import jax  # noqa: E402
+
+# What tests start is meant to hear these; a job in the background inherits that
+# they are ignored.
+for number in (signal.SIGINT, signal.SIGHUP):
+  if signal.getsignal(number) == signal.SIG_IGN:
+    plain = {signal.SIGINT: signal.default_int_handler}
+    signal.signal(number, plain.get(number, signal.SIG_DFL))
 
 # A mesh can be tested anywhere; one device is still the default of a jit.
 jax.config.update('jax_num_cpu_devices', 8)

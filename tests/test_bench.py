@@ -314,6 +314,7 @@ def test_lengths_are_like_those_of_multi30k():
   assert found.min() == 5 and 30 < found.max() <= 33
 
 
+@pytest.mark.slow
 def test_data_reads_in_a_fresh_process():
   config = DataConfig(vocabulary_size=400, max_tokens=4096)
   rows = {r.name: r for r in data.suite(config, pairs=500, rounds=2)}

@@ -17,7 +17,7 @@ What it cannot say: this is early in training, so the verdicts are about how
 fast a thing is learned by a tiny model, not about where a long run ends. After
 more steps most arms are at the ceiling, where nothing can be told apart.
 
-Cost: a minute and a half on two cores with its learning rates committed
+Cost: two minutes on two cores with its learning rates committed
 (`paper.tuning.json`).
 
   python -m experiments.ablate --study=paper --workdir=runs/paper --workers=2

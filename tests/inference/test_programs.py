@@ -142,6 +142,7 @@ def test_evaluate_prints_one_line_and_keeps_it(call, workdir):
   assert json.loads(next(kept).read_text()) == found
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_on_the_same_sentences(call, workdir, tmp_path):
   other = tmp_path / 'other'
   shutil.copytree(workdir, other)

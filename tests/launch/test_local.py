@@ -132,8 +132,8 @@ def test_a_signal_goes_to_all_and_ends_the_retries(tmp_path, send, number):
       assert time.monotonic() < limit
       threading.Event().wait(0.01)
     send(launcher.pid, number)
-    rest = launcher.stderr.read().decode()
-    assert launcher.wait(timeout=60) == 75
+    rest = launcher.communicate(timeout=60)[1].decode()
+    assert launcher.returncode == 75
   finally:
     launcher.kill()
     launcher.wait()

@@ -42,7 +42,7 @@ def begin(config, tmp_path, monkeypatch):
   def run(init_from, folder='run', **fields):
     seen = []
 
-    def keep(run, state, stop, bleu):
+    def keep(run, state, *rest):
       seen.append(state)
       return 0
 
