@@ -154,6 +154,12 @@ def test_without_warmup_the_rate_is_the_same_once_the_others_have_warmed_up():
   assert rates[0][2:] == pytest.approx(rates[1][2:])
 
 
+def test_heads_are_judged_by_pronouns_too():
+  judged = studies.load('heads').primary
+  assert [one.metric for one in judged] == ['loss'] * 2 + ['pronoun'] * 2
+  assert {one.variant.split()[0] for one in judged} == {'heads=1', 'heads=16'}
+
+
 def test_list_and_dry_run(capsys):
   code, out, _ = answer(capsys, '--study=list')
   assert code == 0

@@ -2,11 +2,13 @@
 
 On the embedded Korean task, whose sentences hold pronouns that depend on a
 word far away. The heads share d_model: H d_k = H d_v = 64 in every arm, so
-parameters and FLOPs are equal. Read beside the loss: `pronoun`, the share of
-pronouns that greedy decoding gets right on the split of far ones, and the
-report's table of them by the number of clauses between pronoun and noun.
-Another tells how far apart the weights of heads are, and what the loss becomes
-without a head; a third how well each head links words with their translations.
+parameters and FLOPs are equal. Judged by the loss and by `pronoun`, the share
+of pronouns that greedy decoding gets right, both on the split of far ones: one
+head and sixteen, each against four. Two and eight heads stand beside them with
+their intervals. One of the report's tables has the pronouns by the number of
+clauses between pronoun and noun; another how far apart the weights of heads
+are, and what the loss becomes without a head; a third how well each head links
+words with their translations.
 
 Expected: one head loses, and most on pronouns; sixteen heads of width 4 lose
 again. Each arm chooses its learning rate.
@@ -36,7 +38,7 @@ GRID = zipped(
   axis('model.d_k', *(64 // h for h in HEADS)),
   axis('model.d_v', *(64 // h for h in HEADS)),
 )
-FOUR, ONE, TWO, EIGHT, SIXTEEN = (name_of(one) for one in GRID)
+FOUR, ONE, _, _, SIXTEEN = map(name_of, GRID)
 
 STUDY = Study(
   name='heads',
@@ -69,9 +71,9 @@ STUDY = Study(
   ),
   primary=(
     Primary(ONE, FOUR, margin=0.02),
-    Primary(TWO, FOUR, margin=0.02),
-    Primary(EIGHT, FOUR, margin=0.02),
     Primary(SIXTEEN, FOUR, margin=0.02),
+    Primary(ONE, FOUR, 'pronoun', 'higher', margin=0.05),
+    Primary(SIXTEEN, FOUR, 'pronoun', 'higher', margin=0.05),
   ),
   seeds=6,
   looks=(6,),
