@@ -117,6 +117,52 @@ def test_a_holder_elsewhere_that_lives_refuses(tmp_path, capsys):
 
 
 @pytest.fixture
+def kept(tmp_path):
+  """A file lock that a server keeps for a node that crashed."""
+  path = tmp_path / 'lock'
+  path.touch()
+  with path.open() as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+@pytest.mark.usefixtures('kept')
+@pytest.mark.parametrize(
+  'holder',
+  [
+    {},
+    # Who took over from that node, on this machine, was killed as well.
+    dict(machine=lock._machine(), flock='none'),
+  ],
+)
+def test_a_dead_node_whose_file_lock_is_kept_is_waited_for(tmp_path, holder):
+  elsewhere(tmp_path, **holder)
+  start = time.monotonic()
+  with lock.held(tmp_path, stale=0.5):
+    assert time.monotonic() - start >= 0.4
+    assert json.loads((tmp_path / 'lock').read_text())['flock'] == 'none'
+  assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures('kept')
+@pytest.mark.parametrize('beats', [False, True])
+def test_a_live_holder_of_the_file_lock_refuses(tmp_path, beats):
+  # Here, the lock alone says so; elsewhere, the heart.
+  elsewhere(tmp_path, **({} if beats else dict(machine=lock._machine())))
+  beat = threading.Timer(0.2, lambda: elsewhere(tmp_path, beats=1))
+  if beats:
+    beat.start()
+  with (
+    pytest.raises(ConfigError, match='written by a run on node7'),
+    lock.held(tmp_path, stale=4 if beats else 0.1),
+  ):
+    pass
+  if beats:
+    beat.join()
+  assert json.loads((tmp_path / 'lock').read_text())['owner'] == '1'
+
+
+@pytest.fixture
 def no_file_locks(monkeypatch):
   def none(*_):
     raise OSError(38, 'Function not implemented')

@@ -5,12 +5,13 @@ lock (flock) ends with its process, a SIGKILL included, but some shared file
 systems keep it to one machine, or have none. So the holder also rewrites the
 file each BEAT seconds. Who comes second
 
-- is refused at once where the file lock is held;
+- is refused at once where the file lock is held by a run of this machine;
 - takes over at once where it is free and the holder was on this very machine
   and mount: there the kernel's word is enough, and a killed run starts again
   without waiting;
 - else watches: a heart that beats is a refusal, one that stood still for STALE
-  seconds by the file system's own clock was a process that died elsewhere.
+  seconds by the file system's own clock was a process that died elsewhere. A
+  file lock says no more there: servers that share it may keep a dead node's.
 
 No process numbers: they mean nothing on another machine and are used again on
 this one. A holder that slept through its lease (a suspended machine) finds
@@ -81,6 +82,13 @@ def _flock(descriptor: int) -> str:
   return 'mine'
 
 
+def _locks(holder: dict[str, Any]) -> bool:
+  """Whether a file lock that is held is held by this holder, a live one."""
+  here = holder.get('machine') == _machine()
+  # 'none' took over beside a lock that a server had kept.
+  return here and holder.get('flock') != 'none'
+
+
 def _age(path: pathlib.Path) -> float:
   """Seconds since the file was written, by the clock of its file system."""
   beside = path.with_name(f'{NAME}.{secrets.token_hex(4)}.clock')
@@ -149,7 +157,9 @@ def held(
     kind = _flock(descriptor)
     holder = _read(path)
     if kind == 'held':
-      raise _refuse(folder, holder)
+      if holder is None or _locks(holder):
+        raise _refuse(folder, holder)
+      kind = 'none'
     mine = dict(
       owner=secrets.token_hex(8),
       host=socket.gethostname(),
