@@ -61,7 +61,8 @@ run() {
 
 stop() {
   # SIGTERM: they save and leave with 75. Interrupt `run` first.
-  on_all "pkill --signal TERM --full 'python -m experiments' || true"
+  # A pattern that does not match the shell whose command it stands in.
+  on_all "pkill --signal TERM --full '[p]ython -m experiments' || true"
 }
 
 case "${1:-}" in

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -204,9 +205,8 @@ def cluster(tmp_path):
   false = tmp_path / 'bin'
   false.mkdir()
   log = tmp_path / 'calls'
-  say = (
-    f'echo "$(basename "$0") $* gpus=${{JAX_LOCAL_DEVICE_IDS:-}}" >> {log}\n'
-  )
+  told = 'cpus=${SRUN_CPUS_PER_TASK:-} gpus=${JAX_LOCAL_DEVICE_IDS:-}'
+  say = f'echo "$(basename "$0") $* {told}" >> {log}\n'
   ends = (
     f'echo >> {log}.n; exit "$(cut -d, -f"$(wc -l < {log}.n)" <<< "$CODES")"'
   )
@@ -275,11 +275,30 @@ def test_slurm_queues_again_what_may_be(
   assert (tmp_path / kept).exists() == counted
 
 
-def test_a_task_alone_on_its_node_takes_all_gpus(cluster):
-  gpus = dict(codes='0', SLURM_JOB_ID='7', SLURM_GPUS_ON_NODE='4')
-  assert cluster('slurm/train.sbatch', **gpus)[1][0].endswith('gpus=0,1,2,3')
-  gpus |= dict(SLURM_NTASKS_PER_NODE='4')
-  assert cluster('slurm/train.sbatch', **gpus)[1][0].endswith('gpus=')
+@pytest.mark.parametrize(
+  ('environment', 'gpus'),
+  [
+    ({}, '0,1,2,3'),
+    # All are seen by every task: JAX gives each the one of its number.
+    (dict(SLURM_NTASKS_PER_NODE='4'), ''),
+    # Each task sees its own alone, which is the first to it.
+    (dict(SLURM_NTASKS_PER_NODE='4', SLURM_GPUS_PER_TASK='1'), '0'),
+    (dict(SLURM_NTASKS_PER_NODE='2', SLURM_GPUS_PER_TASK='a100:2'), '0,1'),
+    (dict(SLURM_GPUS_ON_NODE=''), ''),
+  ],
+)
+def test_a_slurm_task_takes_all_gpus_that_it_sees(cluster, environment, gpus):
+  own = dict(SLURM_JOB_ID='7', SLURM_GPUS_ON_NODE='4') | environment
+  _, calls = cluster('slurm/train.sbatch', codes='0', **own)
+  assert calls[0].endswith(f' gpus={gpus}')
+
+
+@pytest.mark.parametrize('name', ['train', 'study'])
+def test_a_slurm_task_has_the_cpus_that_sbatch_was_asked_for(cluster, name):
+  own = dict(SLURM_JOB_ID='7', SLURM_ARRAY_JOB_ID='7', SLURM_CPUS_PER_TASK='6')
+  own |= {f'SLURM_ARRAY_TASK_{of}': '1' for of in ('ID', 'MIN', 'COUNT')}
+  _, calls = cluster(f'slurm/{name}.sbatch', codes='0', **own)
+  assert ' cpus=6 ' in calls[0]
 
 
 @pytest.mark.parametrize(
@@ -295,6 +314,16 @@ def test_a_tpu_pod_is_kept_alive(cluster, codes, end, starts):
   assert (
     r'experiments.train --distributed.detect --workdir=/runs/a\ b' in calls[0]
   )
+
+
+def test_stopping_a_tpu_pod_spares_the_shell_that_does_it(cluster):
+  names = dict(TPU_NAME='slice', TPU_ZONE='zone')
+  ended, (call,) = cluster('tpu/pod.sh', 'stop', codes='0', **names)
+  command = call.partition('--command=')[2]
+  pattern = command.split("'")[1]
+  assert ended == 0 and command.startswith('pkill --signal TERM --full ')
+  assert re.search(pattern, '.venv/bin/python -m experiments.train --workdir=x')
+  assert not re.search(pattern, f'bash -c {command}')
 
 
 def test_a_tpu_pod_wants_to_be_named(cluster):
