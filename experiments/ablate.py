@@ -26,9 +26,9 @@ import subprocess
 import sys
 import types
 
-from transformer_jax import config as config_lib
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import override
 
 EXTRA = (
   flags.Flag('study', str, 'paper', 'what is asked; list shows them'),
@@ -49,7 +49,7 @@ def base(options: types.SimpleNamespace) -> Config:
 
   if options.study == 'list':
     return Config()
-  return config_lib.override(Config(), studies.load(options.study).baseline)
+  return override(Config(), studies.load(options.study).baseline)
 
 
 def shard(text: str) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from transformer_jax.ablation import checks
 from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.study import Arm, Study, find_arm
-from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import override
 
 Value = int | float | str
 TOLERANCE = 0.01  # of the variant's parameters

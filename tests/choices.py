@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.presets import PRESETS
-from transformer_jax.config import FIELDS, Config, difference, override
+from transformer_jax.config import Config
 from transformer_jax.data.batches import Batch
+from transformer_jax.fields import FIELDS, difference, override
 from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import (
   Transformer,

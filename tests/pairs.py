@@ -4,13 +4,9 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 from tests.choices import ELSEWHERE, base
-from transformer_jax.config import (
-  FIELDS,
-  Config,
-  ConfigError,
-  override,
-  validate,
-)
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import FIELDS, override
+from transformer_jax.rules import validate
 
 AXES = {
   path: field.choices

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.choices import BATCH, V, baseline, each, golden, neutral, trained
-from transformer_jax.config import FIELDS
+from transformer_jax.fields import FIELDS
 from transformer_jax.inference.translate import STRATEGIES
 from transformer_jax.nn import (
   attention,

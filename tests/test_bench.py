@@ -26,11 +26,11 @@ from experiments.bench import (
   train,
 )
 from experiments.presets import PRESETS
-from transformer_jax import config as config_lib
 from transformer_jax import flags
 from transformer_jax.ablation import cost as ablation_cost
-from transformer_jax.config import FIELDS, Config, DataConfig
+from transformer_jax.config import Config, ConfigError, DataConfig
 from transformer_jax.data.cache import Batch
+from transformer_jax.fields import FIELDS, override
 from transformer_jax.training.state import loss_function, numbers
 
 SIZES = train.Sizes(rows=8, length=4, steps=2)
@@ -38,13 +38,13 @@ SIZES = train.Sizes(rows=8, length=4, steps=2)
 
 def tiny_config(**changes: int | float | str) -> Config:
   """The test preset with a vocabulary of 32."""
-  config = config_lib.override(Config(), PRESETS['test'].overrides)
+  config = override(Config(), PRESETS['test'].overrides)
   changed = {name.replace('__', '.'): x for name, x in changes.items()}
-  return config_lib.override(config, {'data.vocabulary_size': 32} | changed)
+  return override(config, {'data.vocabulary_size': 32} | changed)
 
 
 def test_work_of_the_tiny_step_by_hand():
-  config = config_lib.override(Config(), PRESETS['tiny'].overrides)
+  config = override(Config(), PRESETS['tiny'].overrides)
   shape = products.Shape(64, 32, 32, vocabulary=10_000, chunk=1024)
   found = products.products_of(config.model, shape)
   tokens = 64 * 32
@@ -358,7 +358,7 @@ def test_bad_options_are_answered_in_a_line(words, line, capsys):
 def test_workdir_is_for_decoding(tmp_path):
   options = dict.fromkeys(bench.POSITIVE, 1)
   options |= dict(workdir=str(tmp_path), suite='train', split='')
-  with pytest.raises(config_lib.ConfigError, match='--suite=decode only'):
+  with pytest.raises(ConfigError, match='--suite=decode only'):
     bench.check(dataclasses.make_dataclass('O', options)(**options))
 
 

@@ -7,15 +7,22 @@ import re
 import pytest
 
 from experiments.presets import PRESETS
-from transformer_jax import config as config_lib
-from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import (
+  FIELDS,
+  difference,
+  from_json,
+  override,
+  to_json,
+)
+from transformer_jax.rules import validate
 
 GOLDENS = pathlib.Path(__file__).parent / 'goldens' / 'presets'
 
 
 def golden(name: str) -> str:
   config = override(Config(), PRESETS[name].overrides)
-  return config_lib.to_json(config) + '\n'
+  return to_json(config) + '\n'
 
 
 @pytest.mark.parametrize('name', PRESETS)
@@ -27,8 +34,8 @@ def test_preset_is_its_golden(name):
 @pytest.mark.parametrize('name', PRESETS)
 def test_preset_is_valid_and_says_nothing_twice(name):
   config = override(Config(), PRESETS[name].overrides)
-  config_lib.validate(config)
-  changed = config_lib.difference(Config(), config)
+  validate(config)
+  changed = difference(Config(), config)
   assert set(changed) == set(PRESETS[name].overrides)
   assert config.decode.average <= config.train.keep_latest
 
@@ -39,8 +46,8 @@ def test_no_golden_without_a_preset():
 
 def test_json_round_trip():
   config = override(Config(), PRESETS['tiny'].overrides)
-  text = config_lib.to_json(config)
-  assert config_lib.from_json(text) == config
+  text = to_json(config)
+  assert from_json(text) == config
   assert json.loads(text)['model.d_model'] == 128
 
 
@@ -96,17 +103,17 @@ def test_override_refuses(path, value, words):
 )
 def test_validate_names_the_field(values, word):
   with pytest.raises(ConfigError, match=re.escape(word)) as error:
-    config_lib.validate(override(Config(), values))
+    validate(override(Config(), values))
   assert '\n' not in str(error.value)
 
 
 def test_difference_shows_both_values():
   new = override(Config(), {'train.steps': 5})
-  assert config_lib.difference(Config(), new) == {'train.steps': (100_000, 5)}
+  assert difference(Config(), new) == {'train.steps': (100_000, 5)}
 
 
 def test_every_field_says_what_it_affects_and_means():
-  for field in config_lib.FIELDS.values():
+  for field in FIELDS.values():
     assert field.affects in ('result', 'run')
     assert field.help
     assert field.type in (int, float, str)

@@ -11,7 +11,8 @@ import types
 import pytest
 
 from transformer_jax import flags
-from transformer_jax.config import FIELDS, Config, ConfigError
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import FIELDS
 
 ROOT = pathlib.Path(__file__).parent.parent
 WORKDIR = flags.Flag('workdir', str, None, "the run's folder", required=True)

@@ -11,7 +11,8 @@ from tests.pairs import AXES, refusal
 from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.study import Arm, Study, find_arm
 from transformer_jax.ablation.table3 import PUBLISHED, ROWS
-from transformer_jax.config import Config, ConfigError, difference, override
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import difference, override
 
 VOCABULARY = 41_100  # at which base has the paper's 65 million
 

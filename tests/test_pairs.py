@@ -8,7 +8,7 @@ import pytest
 
 from tests.choices import BATCH, V, base
 from tests.pairs import AXES, config_of, covering, pairs, refusal
-from transformer_jax.config import override
+from transformer_jax.fields import override
 from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.refusals import REFUSALS

@@ -12,11 +12,11 @@ import pytest
 
 from experiments import ablate, studies, train
 from tests.choices import BATCH, V, base
-from transformer_jax import config as config_lib
 from transformer_jax import flags, plugins
 from transformer_jax.ablation import cells, checks, folder, runner
 from transformer_jax.ablation.screen import Screen
-from transformer_jax.config import ConfigError, override
+from transformer_jax.config import ConfigError
+from transformer_jax.fields import FIELDS, from_json, override, to_json
 from transformer_jax.inference import restore
 from transformer_jax.nn import attention, implementations, layers, randomness
 from transformer_jax.nn.transformer import Transformer
@@ -30,10 +30,10 @@ FILE = pathlib.Path(__file__).parent.parent / EXAMPLE
 @contextlib.contextmanager
 def process():
   """What a plugin adds is gone after it."""
-  tables: list[Any] = [attention.SCORES, attention.SCALES, layers.NORM_ORDERS]
+  tables: list[Any] = [FIELDS, attention.SCORES, attention.SCALES]
+  tables += [layers.NORM_ORDERS]
   before = [dict(table) for table in tables]
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(config_lib, 'FIELDS', dict(config_lib.FIELDS))
     patch.setattr(plugins, '_LOADED', {})
     patch.setattr(plugins, '_SUMS', {})
     yield
@@ -53,7 +53,7 @@ def test_a_score_from_a_file_is_a_choice_and_trains():
   config, _ = flags.parse(words)
   assert config.model.score == 'gaussian'
   assert 'gaussian' in flags.help_text(lambda config, options: 0, ())
-  assert config_lib.from_json(config_lib.to_json(config)) == config
+  assert from_json(to_json(config)) == config
   # Twice in a process is once.
   assert flags.parse(['--plugin', str(FILE), *words])[0] == config
   losses = []

@@ -11,16 +11,18 @@ long they are kept). Result fields are refused when they change on resume.
 
 import dataclasses
 import difflib
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
-
-from transformer_jax.refusals import REFUSALS
+from collections.abc import Iterable
+from typing import Any
 
 
 class ConfigError(ValueError):
   """A config value that cannot be used; the text is one line with the mend."""
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+  """` (did you mean X?)`, or nothing when no name is near."""
+  found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+  return f' (did you mean {found[0]}?)' if found else ''
 
 
 def number(default: int | float | str, help: str, *, affects='result') -> Any:
@@ -38,32 +40,6 @@ def choice(*choices: str, help: str, affects='result') -> Any:
 # data.text -> what BLEU of such text is called. Tokenised BLEU is another
 # number than BLEU: it has its own name, so that no table can mix them.
 BLEU_NAMES = {'raw': 'bleu', 'pretokenized': 'tokenized_bleu'}
-
-
-class Reader(NamedTuple):
-  """Who reads a field: where one of `fields` has one of `choices`."""
-
-  fields: tuple[str, ...]
-  choices: tuple[str, ...]
-
-
-_BEAM = Reader(('decode.strategy',), ('beam',))
-_SAMPLE = Reader(('decode.strategy',), ('sample',))
-# Fields that are read under some choices alone.
-READERS = {
-  'decode.beam_size': _BEAM,
-  'decode.penalty': _BEAM,
-  'decode.alpha': _BEAM,
-  'decode.stop': _BEAM,
-  'decode.temperature': _SAMPLE,
-  'decode.top_k': _SAMPLE,
-  'decode.seed': _SAMPLE,
-  'model.d_position': Reader(('model.position_join',), ('concat_narrow',)),
-  'model.max_positions': Reader(
-    ('model.position', 'model.position_decoder'), ('learned',)
-  ),
-  'optim.warmup_steps': Reader(('optim.schedule',), ('paper', 'inverse_sqrt')),
-}
 
 _SITE_SCALES = (
   'same',
@@ -407,216 +383,3 @@ class Config:
   train: TrainConfig = TrainConfig()
   decode: DecodeConfig = DecodeConfig()
   mesh: MeshConfig = MeshConfig()
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-  """One leaf of `Config` by its dotted path, as flags and tests see it."""
-
-  path: str
-  default: int | float | str
-  help: str
-  affects: str
-  choices: tuple[str, ...] | None
-
-  @property
-  def type(self) -> type:
-    return type(self.default)
-
-
-def fields() -> Iterator[Field]:
-  """Every leaf of `Config`, in the order of the file."""
-  paper = Config()
-  for room in dataclasses.fields(paper):
-    values = getattr(paper, room.name)
-    for leaf in dataclasses.fields(values):
-      # Decoding never changes what training computes.
-      affects = 'run' if room.name == 'decode' else leaf.metadata['affects']
-      yield Field(
-        path=f'{room.name}.{leaf.name}',
-        default=getattr(values, leaf.name),
-        help=leaf.metadata['help'],
-        affects=affects,
-        choices=leaf.metadata['choices'],
-      )
-
-
-FIELDS = {field.path: field for field in fields()}
-# Without those of a plugin.
-OWN_CHOICES = {path: field.choices or () for path, field in FIELDS.items()}
-
-
-def add_choice(path: str, name: str) -> None:
-  """One more value of a field with named values, for this process.
-
-  Raises:
-    ConfigError: the field has no named values, or this one already.
-  """
-  if path not in FIELDS or FIELDS[path].choices is None:
-    raise ConfigError(f'{path} is no field with named values')
-  choices = FIELDS[path].choices or ()
-  if name in choices:
-    raise ConfigError(f'{path}={name} is there already: take another name')
-  FIELDS[path] = dataclasses.replace(FIELDS[path], choices=(*choices, name))
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-  """` (did you mean X?)`, or nothing when no name is near."""
-  found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-  return f' (did you mean {found[0]}?)' if found else ''
-
-
-def flatten(config: Config) -> dict[str, Any]:
-  """{'model.d_model': 512, ...} in the order of the file."""
-  rooms = dataclasses.asdict(config)
-  return {
-    path: rooms[path.split('.')[0]][path.split('.')[1]] for path in FIELDS
-  }
-
-
-def override(config: Config, values: Mapping[str, Any]) -> Config:
-  """`config` with the dotted paths of `values` replaced.
-
-  Raises:
-    ConfigError: for an unknown path, a value of another type or one that is
-      not among the field's choices.
-  """
-  rooms: dict[str, dict[str, Any]] = {}
-  for path, value in values.items():
-    if path not in FIELDS:
-      raise ConfigError(f'no config field {path}{closest(path, FIELDS)}')
-    field = FIELDS[path]
-    if field.type is float and type(value) is int:
-      value = float(value)
-    if type(value) is not field.type:
-      raise ConfigError(f'{path} takes a {field.type.__name__}, not {value!r}')
-    if field.type is float and not math.isfinite(value):
-      raise ConfigError(f'{path}={value} must be finite')
-    if field.choices is not None and value not in field.choices:
-      raise ConfigError(
-        f'{path}={value} is not one of {", ".join(field.choices)}'
-      )
-    room, name = path.split('.')
-    rooms.setdefault(room, {})[name] = value
-  return dataclasses.replace(
-    config,
-    **{
-      room: dataclasses.replace(getattr(config, room), **changes)
-      for room, changes in rooms.items()
-    },
-  )
-
-
-def to_json(config: Config) -> str:
-  """The whole config as text, one field a line."""
-  return json.dumps(flatten(config), indent=2, ensure_ascii=False)
-
-
-def from_json(text: str) -> Config:
-  """The inverse of `to_json`; fields that are absent keep their default."""
-  return override(Config(), json.loads(text))
-
-
-def difference(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-  """{path: (old value, new value)} of the fields that differ."""
-  before, after = flatten(old), flatten(new)
-  return {
-    path: (before[path], after[path])
-    for path in FIELDS
-    if before[path] != after[path]
-  }
-
-
-def validate(config: Config) -> None:
-  """Refuse what no model or loop can take, before any work.
-
-  Raises:
-    ConfigError: one line that names the field and what it may be.
-  """
-  optim, data, decode = config.optim, config.data, config.decode
-  values = flatten(config)
-  positive = """model.layers model.d_model model.d_ff model.heads model.d_k
-    model.d_v model.d_position model.max_positions optim.warmup_steps
-    optim.accumulate data.vocabulary_size data.max_length data.max_tokens
-    data.buckets data.batches_per_run data.task_min_length data.task_symbols
-    data.task_distance data.task_held_out train.steps train.log_every
-    train.evaluate_every train.save_every train.keep_latest decode.beam_size
-    decode.n_best decode.max_tokens decode.average"""
-  for path in positive.split():
-    if values[path] < 1:
-      raise ConfigError(f'{path}={values[path]} must be at least 1')
-  for path in """train.seed train.noise_seed data.seed decode.seed
-      train.patience train.keep_best train.keep_every train.max_skipped_steps
-      train.step_timeout_seconds data.task_train_size decode.top_k
-      decode.extra_length decode.alpha optim.clip_norm
-      optim.learning_rate""".split():
-    if not values[path] >= 0:
-      raise ConfigError(f'{path}={values[path]} must not be negative')
-  for path in """model.dropout model.attention_dropout
-      model.feed_forward_dropout optim.label_smoothing optim.beta1
-      optim.beta2""".split():
-    if not 0 <= values[path] < 1:
-      raise ConfigError(f'{path}={values[path]} must lie in [0, 1)')
-  if optim.epsilon <= 0:
-    raise ConfigError(f'optim.epsilon={optim.epsilon} must be positive')
-  if decode.temperature <= 0:
-    raise ConfigError(
-      f'decode.temperature={decode.temperature} must be positive; '
-      '--decode.strategy=greedy is its limit at 0'
-    )
-  for refusal in REFUSALS:
-    if refusal.refused(config):
-      raise ConfigError(refusal.reason(config))
-  # What draws is set in the hope of samples: a beam would be no answer.
-  admit_given(config, ('decode.temperature', 'decode.top_k'))
-  admit_n_best(decode)
-  if data.task_min_length > data.task_max_length:
-    raise ConfigError(
-      f'data.task_min_length={data.task_min_length} is more than '
-      f'data.task_max_length={data.task_max_length}'
-    )
-  if data.max_tokens < 8 * data.max_length:
-    raise ConfigError(
-      f'data.max_tokens={data.max_tokens} does not hold 8 sentences of '
-      f'data.max_length={data.max_length}'
-    )
-
-
-def admit_n_best(decode: DecodeConfig) -> None:
-  """Refuse more hypotheses than there will be."""
-  if decode.strategy == 'greedy' and decode.n_best > 1:
-    raise ConfigError('decode.n_best needs --decode.strategy=beam or sample')
-  if decode.strategy == 'beam' and decode.n_best > decode.beam_size:
-    raise ConfigError(
-      f'decode.n_best={decode.n_best} is more than '
-      f'decode.beam_size={decode.beam_size}'
-    )
-
-
-def admit_given(config: Config, given: Iterable[str]) -> None:
-  """Refuse a field that was given and would not be read.
-
-  Args:
-    config: the whole of it.
-    given: dotted paths; one at its default is as good as not given.
-
-  Raises:
-    ConfigError: names the choices that read it.
-  """
-  values = flatten(config)
-  for path in given:
-    usual = FIELDS[path].default
-    if path not in READERS or values[path] == usual:
-      continue
-    fields, choices = READERS[path]
-    now = {field: values[field] for field in fields}
-    # A choice from outside may read what it likes.
-    outside = any(now[field] not in OWN_CHOICES[field] for field in fields)
-    if outside or set(now.values()) & set(choices):
-      continue
-    readers = [f'{field}={" or ".join(choices)}' for field in fields]
-    found = ', '.join(f'{field}={choice}' for field, choice in now.items())
-    raise ConfigError(
-      f'{path}={values[path]} is read by {" or ".join(readers)} alone, not by '
-      f'{found}: take --{fields[0]}={choices[0]}, or leave {path} at {usual}'
-    )

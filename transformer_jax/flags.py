@@ -21,9 +21,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from absl import flags as absl_flags
 
-from transformer_jax import config as config_lib
 from transformer_jax import plugins
-from transformer_jax.config import Config, ConfigError
+from transformer_jax.config import Config, ConfigError, closest
+from transformer_jax.fields import FIELDS, override
+from transformer_jax.rules import admit_given, validate
 
 INTERRUPTED = 130  # exit code: a Ctrl-C, as shells say it
 type_names = {int: 'integer', float: 'number', str: 'text', bool: 'switch'}
@@ -70,7 +71,7 @@ class _Parser(absl_flags.ArgumentParser):
       kind = 'an integer' if self.wanted is int else 'a finite number'
       raise ValueError(f'takes {kind}')
     if self.choices is not None and value not in self.choices:
-      near = config_lib.closest(value, list(self.choices))
+      near = closest(value, list(self.choices))
       raise ValueError(f'is not one of {", ".join(self.choices)}{near}')
     return value
 
@@ -95,7 +96,7 @@ def define(extra: Sequence[Flag] = ()) -> absl_flags.FlagValues:
   values.set_gnu_getopt(True)
   config_flags = [
     Flag(f.path, f.type, f.default, f.help, choices=f.choices)
-    for f in config_lib.FIELDS.values()
+    for f in FIELDS.values()
   ]
   for flag in (*config_flags, *COMMON, *extra):
     if flag.type is bool:
@@ -140,7 +141,7 @@ def _parse_values(
   try:
     stray = values(['program', *_flagfiles_first(arguments)])[1:]
   except absl_flags.UnrecognizedFlagError as error:
-    near = config_lib.closest(error.flagname, list(values))
+    near = closest(error.flagname, list(values))
     raise ConfigError(f'no flag --{error.flagname}{near}') from error
   except absl_flags.IllegalFlagValueError as error:
     # absl says `flag --NAME=VALUE: REASON`.
@@ -197,15 +198,13 @@ def parse(
   if preset:
     presets = _presets()
     if preset not in presets:
-      near = config_lib.closest(preset, list(presets))
+      near = closest(preset, list(presets))
       raise ConfigError(
         f'--preset={preset} is not one of {", ".join(presets)}{near}'
       )
     overrides.update(presets[preset].overrides)
   overrides.update(
-    (path, values[path].value)
-    for path in config_lib.FIELDS
-    if values[path].present
+    (path, values[path].value) for path in FIELDS if values[path].present
   )
   options = types.SimpleNamespace(
     preset=preset,
@@ -213,15 +212,15 @@ def parse(
     **{flag.name: values[flag.name].value for flag in extra},
   )
   start = Config() if base is None else base(options)
-  config = config_lib.override(start, overrides)
-  config_lib.validate(config)
+  config = override(start, overrides)
+  validate(config)
   # A preset, or a run, may hold what another strategy reads; a person who
   # gives it wants it read. Of a study an arm may read it.
-  config_lib.admit_given(
+  admit_given(
     config,
     [
       path
-      for path in config_lib.FIELDS
+      for path in FIELDS
       if values[path].present and (base is None or path.startswith('decode.'))
     ],
   )
@@ -245,7 +244,7 @@ def help_text(main: Main, extra: Sequence[Flag]) -> str:
   lines += [_help_line(flag) for flag in (*extra, *COMMON)]
   lines += ['  --flagfile=FILE\n      flags from a file, one a line']
   room = ''
-  for field in config_lib.FIELDS.values():
+  for field in FIELDS.values():
     if field.path.split('.')[0] != room:
       room = field.path.split('.')[0]
       lines += ['', f'Flags of the config, {room}:']

@@ -24,8 +24,8 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
-from transformer_jax import config as config_lib
 from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import add_choice, flatten
 
 _LOADED: dict[pathlib.Path, types.ModuleType] = {}
 _SUMS: dict[str, str] = {}  # PATH=CHOICE -> sha256 of the file that added it
@@ -44,7 +44,7 @@ def add(path: str, name: str, table: dict[str, Any], entry: Any) -> None:
   Raises:
     ConfigError: the field has no named values, or this one already.
   """
-  config_lib.add_choice(path, name)
+  add_choice(path, name)
   table[name] = entry
   if _reading:
     _SUMS[f'{path}={name}'] = _reading[-1]
@@ -65,7 +65,7 @@ def load(arguments: Sequence[str]) -> None:
 
 def used(config: Config) -> dict[str, str]:
   """{'plugin PATH=CHOICE': sha256 of its file}, of a config's choices."""
-  chosen = [f'{p}={value}' for p, value in config_lib.flatten(config).items()]
+  chosen = [f'{p}={value}' for p, value in flatten(config).items()]
   return {f'plugin {one}': _SUMS[one] for one in chosen if one in _SUMS}
 
 

@@ -1,14 +1,14 @@
 """Which values cannot stand together, and why: one table (pure).
 
-`config.validate` refuses a config by the first row that speaks of it. What no
+`rules.validate` refuses a config by the first row that speaks of it. What no
 row refuses trains: the tests walk every pair of choices.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-  from transformer_jax.config import Config
+from transformer_jax.config import Config
+from transformer_jax.fields import FIELDS, OWN_CHOICES, flatten
 
 SITES = ('encoder_self', 'decoder_self', 'cross')
 
@@ -22,29 +22,82 @@ class Refusal(NamedTuple):
   """
 
   fields: tuple[str, ...]
-  refused: Callable[['Config'], bool]
-  reason: Callable[['Config'], str]
+  refused: Callable[[Config], bool]
+  reason: Callable[[Config], str]
 
 
-def scales(config: 'Config') -> set[str]:
+def scales(config: Config) -> set[str]:
   """The scales of all sites."""
   return {config.model.at('scale', site) for site in SITES}
 
 
-def positions(config: 'Config') -> set[str]:
+def positions(config: Config) -> set[str]:
   """The position codes of both stacks."""
   return {config.model.at('position', side) for side in ('encoder', 'decoder')}
 
 
-def folded(config: 'Config') -> bool:
+def folded(config: Config) -> bool:
   ways = {'folded_init', 'folded_rate', 'folded_init_rate'}
   return bool(scales(config) & ways)
 
 
-def position_width(config: 'Config') -> int:
+def position_width(config: Config) -> int:
   """Of the table that is joined to the embeddings."""
   narrow = config.model.position_join == 'concat_narrow'
   return config.model.d_position if narrow else config.model.d_model
+
+
+class Reader(NamedTuple):
+  """Who reads a field: where one of `fields` has one of `choices`."""
+
+  fields: tuple[str, ...]
+  choices: tuple[str, ...]
+
+
+_BEAM = Reader(('decode.strategy',), ('beam',))
+_SAMPLE = Reader(('decode.strategy',), ('sample',))
+# Fields that are read under some choices alone.
+READERS = {
+  'decode.beam_size': _BEAM,
+  'decode.penalty': _BEAM,
+  'decode.alpha': _BEAM,
+  'decode.stop': _BEAM,
+  'decode.temperature': _SAMPLE,
+  'decode.top_k': _SAMPLE,
+  'decode.seed': _SAMPLE,
+  'model.d_position': Reader(('model.position_join',), ('concat_narrow',)),
+  'model.max_positions': Reader(
+    ('model.position', 'model.position_decoder'), ('learned',)
+  ),
+  'optim.warmup_steps': Reader(('optim.schedule',), ('paper', 'inverse_sqrt')),
+}
+
+
+def unread(config: Config, given: Iterable[str]) -> str:
+  """Why one of the fields would be set for nothing; '' if none would.
+
+  Args:
+    config: the whole of it.
+    given: dotted paths; one at its default is as good as not given.
+  """
+  values = flatten(config)
+  for path in given:
+    usual = FIELDS[path].default
+    if path not in READERS or values[path] == usual:
+      continue
+    fields, choices = READERS[path]
+    now = {field: values[field] for field in fields}
+    # A choice from outside may read what it likes.
+    outside = any(now[field] not in OWN_CHOICES[field] for field in fields)
+    if outside or set(now.values()) & set(choices):
+      continue
+    readers = [f'{field}={" or ".join(choices)}' for field in fields]
+    found = ', '.join(f'{field}={choice}' for field, choice in now.items())
+    return (
+      f'{path}={values[path]} is read by {" or ".join(readers)} alone, not by '
+      f'{found}: take --{fields[0]}={choices[0]}, or leave {path} at {usual}'
+    )
+  return ''
 
 
 _SCALES = (
@@ -54,6 +107,8 @@ _SCALES = (
   'model.scale_cross',
 )
 _POSITIONS = ('model.position', 'model.position_decoder')
+# What draws is set in the hope of samples: a beam would be no answer.
+_DRAWS = ('decode.temperature', 'decode.top_k')
 
 REFUSALS: tuple[Refusal, ...] = (
   Refusal(
@@ -261,6 +316,42 @@ REFUSALS: tuple[Refusal, ...] = (
     lambda c: (
       'model.attention_implementation=kernel computes model.score=additive '
       'without relative positions only: take blockwise'
+    ),
+  ),
+  Refusal(
+    ('decode.strategy', *_DRAWS),
+    lambda c: unread(c, _DRAWS) != '',
+    lambda c: unread(c, _DRAWS),
+  ),
+  Refusal(
+    ('decode.strategy', 'decode.n_best'),
+    lambda c: c.decode.strategy == 'greedy' and c.decode.n_best > 1,
+    lambda c: 'decode.n_best needs --decode.strategy=beam or sample',
+  ),
+  Refusal(
+    ('decode.strategy', 'decode.n_best', 'decode.beam_size'),
+    lambda c: (
+      c.decode.strategy == 'beam' and c.decode.n_best > c.decode.beam_size
+    ),
+    lambda c: (
+      f'decode.n_best={c.decode.n_best} is more than '
+      f'decode.beam_size={c.decode.beam_size}'
+    ),
+  ),
+  Refusal(
+    ('data.task_min_length', 'data.task_max_length'),
+    lambda c: c.data.task_min_length > c.data.task_max_length,
+    lambda c: (
+      f'data.task_min_length={c.data.task_min_length} is more than '
+      f'data.task_max_length={c.data.task_max_length}'
+    ),
+  ),
+  Refusal(
+    ('data.max_tokens', 'data.max_length'),
+    lambda c: c.data.max_tokens < 8 * c.data.max_length,
+    lambda c: (
+      f'data.max_tokens={c.data.max_tokens} does not hold 8 sentences of '
+      f'data.max_length={c.data.max_length}'
     ),
   ),
 )

@@ -28,9 +28,9 @@ from collections.abc import Callable
 
 from experiments.bench import measure
 from experiments.bench.measure import Row
-from transformer_jax import config as config_lib
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import override
 
 SUITES = (
   'train',
@@ -66,9 +66,9 @@ def base(options: types.SimpleNamespace) -> Config:
     return restore.config_of(options)
   from experiments.presets import PRESETS
 
-  tiny = config_lib.override(Config(), PRESETS['tiny'].overrides)
+  tiny = override(Config(), PRESETS['tiny'].overrides)
   fixed = {'model.dropout': 0.1, 'model.layer_loop': 'unroll'}
-  return config_lib.override(tiny, fixed)
+  return override(tiny, fixed)
 
 
 def check(options: types.SimpleNamespace) -> None:

@@ -11,11 +11,12 @@ import jax
 
 from experiments.bench.measure import Row, say
 from experiments.small import SMALL
-from transformer_jax import config as config_lib
 from transformer_jax.ablation import cost
 from transformer_jax.ablation.study import name_of, one_factor
 from transformer_jax.config import Config
+from transformer_jax.fields import override
 from transformer_jax.nn import implementations
+from transformer_jax.rules import validate
 
 # Of task `reverse`.
 SHAPE = cost.Shape(32, 9, 9, 20, 20)
@@ -39,7 +40,7 @@ def suite(overrides: dict[str, Any], rounds: int) -> list[Row]:
   """One row a choice: time of a step, and its whole cost as the note."""
   rows: list[Row] = []
   configs = [
-    config_lib.override(Config(), {**SMALL, **overrides, **changes})
+    override(Config(), {**SMALL, **overrides, **changes})
     for changes in cases(overrides)
   ]
   platform = jax.local_devices()[0].platform
@@ -49,7 +50,7 @@ def suite(overrides: dict[str, Any], rounds: int) -> list[Row]:
   for config, changes in zip(configs, cases(overrides), strict=True):
     name = name_of(changes)
     say(f'compiling and timing {name}')
-    config_lib.validate(config)
+    validate(config)
     found = cost.of(config, SHAPE, rounds=rounds, pairs=pairs)
     first = rows[0].value / 1e3 if rows else found.step_seconds
     rows.append(

@@ -161,7 +161,8 @@ def read(data: DataConfig, batches: int, rounds: int) -> Reading:
 def trained_bytes(data: DataConfig, workdir: str) -> int:
   """The most anonymous memory of a process that trains a few steps."""
   from experiments.presets import PRESETS
-  from transformer_jax.config import Config, override
+  from transformer_jax.config import Config
+  from transformer_jax.fields import override
   from transformer_jax.training.loop import train
 
   small = override(Config(), {**PRESETS['test'].overrides, **STEPS})

@@ -19,8 +19,8 @@ from experiments.bench import train
 from experiments.bench.attention import MEBI, most_resident_bytes
 from experiments.bench.measure import Row, fact, say
 from experiments.bench.train import Sizes
-from transformer_jax import config as config_lib
 from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import override
 from transformer_jax.nn import randomness
 from transformer_jax.training import fit
 from transformer_jax.training.state import initial_state, numbers, train_steps
@@ -68,7 +68,7 @@ def suite(config: Config) -> list[Row]:
   rows = []
   for name, count, changes in CASES:
     say(f'once, in a fresh process: {name}')
-    case = config_lib.override(config, changes)
+    case = override(config, changes)
     # spawn: the new process inherits no memory of this one.
     with multiprocessing.get_context('spawn').Pool(1) as pool:
       estimated, measured = pool.apply(once, (case, Sizes(count, 32, 1)))

@@ -14,9 +14,9 @@ import numpy as np
 
 from experiments.bench.measure import Contestant, Row, Turns, row, take_turns
 from experiments.small import SMALL
-from transformer_jax import config as config_lib
 from transformer_jax.config import Config
 from transformer_jax.data.batches import Corpus, open_corpus
+from transformer_jax.fields import override
 from transformer_jax.training import population, state
 from transformer_jax.training.population import Member, Population
 
@@ -26,12 +26,12 @@ LONE = 'lone run'
 
 def config_of(overrides: dict[str, Any]) -> Config:
   """The small task of the studies, with the user's fields."""
-  return config_lib.override(Config(), {**SMALL, **overrides})
+  return override(Config(), {**SMALL, **overrides})
 
 
 def members(config: Config, size: int) -> list[Member]:
   return [
-    Member(config_lib.override(config, {'train.seed': n}), pathlib.Path())
+    Member(override(config, {'train.seed': n}), pathlib.Path())
     for n in range(size)
   ]
 

@@ -21,9 +21,10 @@ and for its 100,000 steps. For that take the presets `table3_*`.
 """
 
 from experiments.small import SMALL
-from transformer_jax import config as config_lib
 from transformer_jax.ablation.study import Arm, Overrides, Primary, Study
 from transformer_jax.ablation.table3 import ALL, Value
+from transformer_jax.config import Config
+from transformer_jax.fields import flatten
 
 # The base model over 8: d_model 64 for 512, three layers for six.
 BASE: dict[str, Value] = {
@@ -42,7 +43,7 @@ def scaled(overrides: Overrides) -> dict[str, Value]:
   >>> scaled({'model.layers': 2, 'model.dropout': 0.2})
   {'model.layers': 1, 'model.dropout': 0.2}
   """
-  paper = config_lib.flatten(config_lib.Config())
+  paper = flatten(Config())
   found: dict[str, Value] = {}
   for path, value in overrides.items():
     own = BASE.get(path)

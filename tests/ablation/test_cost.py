@@ -7,7 +7,8 @@ import pytest
 
 from experiments.presets import PRESETS
 from transformer_jax.ablation import cost
-from transformer_jax.config import Config, override
+from transformer_jax.config import Config
+from transformer_jax.fields import override
 from transformer_jax.nn import attention, randomness
 from transformer_jax.training import program
 from transformer_jax.training.state import initial_state, numbers, train_step

@@ -10,8 +10,9 @@ import pytest
 from experiments.presets import PRESETS
 from transformer_jax.ablation import probes
 from transformer_jax.ablation.study import PROBES
-from transformer_jax.config import Config, override
+from transformer_jax.config import Config
 from transformer_jax.data.batches import Batch
+from transformer_jax.fields import override
 from transformer_jax.nn import attention, randomness
 from transformer_jax.nn.transformer import Transformer, with_statistics
 from transformer_jax.training.state import initial_state, numbers

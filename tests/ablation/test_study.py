@@ -13,7 +13,6 @@ import pytest
 
 from experiments import studies
 from tests.choices import base, parameter_shapes
-from transformer_jax import config as config_lib
 from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import (
   checks,
@@ -38,6 +37,7 @@ from transformer_jax.ablation.study import (
 )
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Batch
+from transformer_jax.fields import override
 from transformer_jax.inference.evaluate import Scores
 from transformer_jax.training import replicas
 from transformer_jax.training.population import Member
@@ -304,7 +304,7 @@ def test_links_of_attention_that_is_the_gold_and_that_is_not(monkeypatch):
   monkeypatch.setattr(
     viewing, '_most_seen', lambda *words: np.array([[most_HT, most_HT]])
   )
-  config = config_lib.override(Config(), {'data.pair': 'en-ko'})
+  config = override(Config(), {'data.pair': 'en-ko'})
   vocabularies: Any = [
     types.SimpleNamespace(
       decode=lambda rows, text=text: [text], pieces=lambda row, own=own: own
@@ -319,18 +319,18 @@ def test_links_of_attention_that_is_the_gold_and_that_is_not(monkeypatch):
 
 @pytest.mark.parametrize('side', ['encoder', 'decoder'])
 def test_the_table_of_positions_is_the_one_that_is_read(side):
-  learned = config_lib.override(base(), {'model.position': 'learned'})
+  learned = override(base(), {'model.position': 'learned'})
   shape = parameter_shapes(learned)[f'{viewing.TABLES[side]}/w_TD']
   table_TD = np.arange(np.prod(shape)).reshape(shape)
   weights = {viewing.TABLES[side]: {'w_TD': table_TD}}
   found_TD = viewing._table(learned, weights, side, 3)
   np.testing.assert_array_equal(found_TD, table_TD[:3])
-  narrow = config_lib.override(
+  narrow = override(
     base(), {'model.position_join': 'concat_narrow', 'model.d_position': 4}
   )
   sines_TD = viewing._table(narrow, {}, side, 3)
   assert sines_TD is not None and sines_TD.shape == (3, 4)
-  rotary = config_lib.override(base(), {'model.position': 'rotary'})
+  rotary = override(base(), {'model.position': 'rotary'})
   assert viewing._table(rotary, {}, side, 3) is None
 
 

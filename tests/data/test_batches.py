@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from experiments.presets import PRESETS
-from transformer_jax.config import Config, DataConfig, override
+from transformer_jax.config import Config, DataConfig
 from transformer_jax.data import batches
 from transformer_jax.data.batches import Batch, held_out_batches, make_plan
 from transformer_jax.data.cache import StoredPairs
 from transformer_jax.data.tokens import EOS
+from transformer_jax.fields import override
 
 MULTI30K = pathlib.Path(__file__).parent / 'multi30k_lengths.csv'
 DATA = DataConfig(max_length=64, max_tokens=512, buckets=5, batches_per_run=3)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from experiments.presets import PRESETS
-from transformer_jax.config import Config, override
+from transformer_jax.config import Config
 from transformer_jax.data.corpus import open_corpus
+from transformer_jax.fields import override
 from transformer_jax.inference import restore
 from transformer_jax.nn import randomness
 from transformer_jax.nn.transformer import initial_params

@@ -21,7 +21,8 @@ from experiments import compare as compare_program
 from experiments import evaluate as evaluate_program
 from experiments import translate as translate_program
 from transformer_jax import flags
-from transformer_jax.config import Config, ConfigError, DecodeConfig, override
+from transformer_jax.config import Config, ConfigError, DecodeConfig
+from transformer_jax.fields import override
 from transformer_jax.inference import restore, translate
 from transformer_jax.training import record
 

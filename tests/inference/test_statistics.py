@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.inference.conftest import drawn
-from transformer_jax.config import override
 from transformer_jax.data.batches import open_corpus
+from transformer_jax.fields import override
 from transformer_jax.inference import evaluate, restore
 from transformer_jax.nn.transformer import STATISTICS, initial_weights
 from transformer_jax.training import record

@@ -9,8 +9,9 @@ import pytest
 
 from experiments.presets import PRESETS
 from tests.inference.conftest import drawn
-from transformer_jax.config import Config, override
+from transformer_jax.config import Config
 from transformer_jax.data.tokens import BOS, EOS, PAD
+from transformer_jax.fields import override
 from transformer_jax.inference import decode
 from transformer_jax.inference.stepper import ModelStepper
 from transformer_jax.nn.transformer import Transformer, initial_params

@@ -6,8 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from transformer_jax.config import FIELDS, ConfigError
+from transformer_jax.config import ConfigError
 from transformer_jax.data.tokens import EOS
+from transformer_jax.fields import FIELDS
 from transformer_jax.inference import translate as translate_lib
 from transformer_jax.inference.attend import attention_maps
 from transformer_jax.inference.evaluate import score_pairs

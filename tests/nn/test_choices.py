@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.choices import BATCH, V, base, each, quick
-from transformer_jax.config import override
+from transformer_jax.fields import override
 from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import (
   STATISTICS,

@@ -10,7 +10,8 @@ import pytest
 
 from tests.choices import BATCH, V, base
 from tests.generator import as_users_compile, passes_as_users_compile
-from transformer_jax.config import ModelConfig, override
+from transformer_jax.config import ModelConfig
+from transformer_jax.fields import override
 from transformer_jax.nn import attention, layers, positions, randomness
 from transformer_jax.nn.attention import How
 from transformer_jax.nn.transformer import Transformer

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.nn.test_blockwise import LONG, arrays, masked, value_and_gradients
-from transformer_jax.config import Config, ConfigError, override, validate
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import override
 from transformer_jax.nn import (
   attention,
   blockwise,
@@ -18,6 +19,7 @@ from transformer_jax.nn import (
   randomness,
 )
 from transformer_jax.nn.attention import SCORES, Drop, How
+from transformer_jax.rules import validate
 
 IN_PROGRAM = dict(
   implementations.FUNCTIONS,

@@ -14,7 +14,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.presets import PRESETS
-from transformer_jax.config import Config, override
+from transformer_jax.config import Config
+from transformer_jax.fields import override
 from transformer_jax.training import loop, setup, state
 from transformer_jax.training.progress import Progress
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Shape
+from transformer_jax.fields import override
 from transformer_jax.training import compiled, fit, guard, loop, setup
 from transformer_jax.training.state import State, numbers, run_key
 

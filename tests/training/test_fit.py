@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import override
 from transformer_jax.training import fit, population
 
 

@@ -18,9 +18,10 @@ import pytest
 from experiments import train as program
 from tests.training.conftest import arrays
 from transformer_jax import flags
-from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Shape
 from transformer_jax.data.corpus import open_corpus
+from transformer_jax.fields import override
 from transformer_jax.nn import implementations
 from transformer_jax.training import compiled, loop, population, setup
 from transformer_jax.training.checkpoint import CheckpointError, Checkpoints

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from transformer_jax.config import FIELDS, OptimConfig
+from transformer_jax.config import OptimConfig
+from transformer_jax.fields import FIELDS
 from transformer_jax.training import optim
 
 

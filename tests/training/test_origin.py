@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.training.conftest import arrays
-from transformer_jax.config import ConfigError, override
+from transformer_jax.config import ConfigError
+from transformer_jax.fields import override
 from transformer_jax.training import loop, setup
 from transformer_jax.training.checkpoint import by_path
 from transformer_jax.training.progress import Progress

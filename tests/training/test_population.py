@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.generator import as_users_compile, passes_as_users_compile
-from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import open_corpus
+from transformer_jax.fields import override
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import loop, population, replicas

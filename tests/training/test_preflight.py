@@ -9,8 +9,9 @@ import pytest
 
 from experiments import preflight as program
 from experiments.presets import PRESETS
-from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Shape
+from transformer_jax.fields import override
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import compiled, fit, preflight
 from transformer_jax.training.state import (

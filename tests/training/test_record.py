@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from transformer_jax.config import Config, ConfigError, override
+from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import override
 from transformer_jax.training import record
 
 ROWS = [

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from experiments.presets import PRESETS
-from transformer_jax.config import Config, ConfigError, MeshConfig, override
+from transformer_jax.config import Config, ConfigError, MeshConfig
 from transformer_jax.data.batches import Batch
 from transformer_jax.data.tokens import SymbolVocabulary, Vocabularies
+from transformer_jax.fields import override
 from transformer_jax.inference.evaluate import score_pairs, scores_of_pairs
 from transformer_jax.inference.translate import translate_sentences
 from transformer_jax.nn import implementations, randomness

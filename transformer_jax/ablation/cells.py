@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 
-from transformer_jax import config as config_lib
 from transformer_jax import plugins
 from transformer_jax.ablation.study import (
   Arm,
@@ -16,6 +15,7 @@ from transformer_jax.ablation.study import (
   find_arm,
 )
 from transformer_jax.config import Config
+from transformer_jax.fields import override
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Cell:
 
 def arm_config(study: Study, arm: Arm) -> Config:
   """The config of an arm, under the recipe that all arms share."""
-  shared = config_lib.override(Config(), study.baseline)
-  return config_lib.override(shared, arm.overrides)
+  shared = override(Config(), study.baseline)
+  return override(shared, arm.overrides)
 
 
 def shared_pairs(study: Study, platform: str) -> int:
@@ -78,7 +78,7 @@ def cell(
   """One run; recipe: learning rate and warmup, the shared ones by default."""
   config = arm_config(study, find_arm(study, variant))
   values = {**(recipe or {}), 'train.seed': seed}
-  config = config_lib.override(config, values)
+  config = override(config, values)
   return Cell(study.name, variant, seed, phase, config)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from transformer_jax import config as config_lib
 from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.sequential import check_looks
 from transformer_jax.ablation.stats import MOST_PRIMARY
@@ -18,6 +17,7 @@ from transformer_jax.ablation.study import (
   find_arm,
 )
 from transformer_jax.config import ConfigError, closest
+from transformer_jax.rules import validate
 
 ROLES = ('', 'control', 'known_bad')
 FEWEST_TUNING_SEEDS = 3
@@ -44,7 +44,7 @@ def check(study: Study) -> Study:
   for arm in study.arms:
     try:
       config = arm_config(study, arm)
-      config_lib.validate(config)
+      validate(config)
     except ConfigError as error:
       raise ConfigError(f'{_of(study)}, arm {arm.name}: {error}') from None
     for kind, name in (

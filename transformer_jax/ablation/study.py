@@ -13,8 +13,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from transformer_jax import config as config_lib
 from transformer_jax.config import Config, ConfigError, closest
+from transformer_jax.fields import FIELDS, difference, flatten, override
 
 Value = int | float | str
 Overrides = Mapping[str, Value]
@@ -129,14 +129,14 @@ def deviations(config: Config) -> dict[str, Value]:
   """
   return {
     path: new
-    for path, (_, new) in config_lib.difference(Config(), config).items()
+    for path, (_, new) in difference(Config(), config).items()
     if decides(path)
   }
 
 
 def decides(path: str) -> bool:
   """Whether the field changes what a run of so many steps results in."""
-  return config_lib.FIELDS[path].affects == 'result' or path == 'train.steps'
+  return FIELDS[path].affects == 'result' or path == 'train.steps'
 
 
 # Combinators: lists of plain dicts in, lists of plain dicts out.
@@ -198,11 +198,11 @@ def one_factor(
   >>> one_factor({}, ['model.norm_order'])
   [{'model.norm_order': 'pre'}]
   """
-  values = config_lib.flatten(config_lib.override(Config(), baseline))
+  values = flatten(override(Config(), baseline))
   found = []
   for path in paths:
     check_field(path)
-    choices = config_lib.FIELDS[path].choices
+    choices = FIELDS[path].choices
     if choices is None:
       raise ConfigError(f'{path} has no choices to go through')
     for choice in choices:
@@ -214,8 +214,8 @@ def one_factor(
 
 def check_field(path: str) -> None:
   """Raise ConfigError unless `path` is a field of the config."""
-  if path not in config_lib.FIELDS:
-    near = closest(path, config_lib.FIELDS)
+  if path not in FIELDS:
+    near = closest(path, FIELDS)
     raise ConfigError(f'no config field {path}{near}')
 
 

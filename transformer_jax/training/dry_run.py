@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer_jax import config as config_lib
 from transformer_jax.config import Config
 from transformer_jax.data.batches import Corpus, EndlessPlan, Plan
+from transformer_jax.fields import difference
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import (
   compiled,
@@ -93,7 +93,7 @@ def _place(
 
 def _changes(config: Config) -> str:
   """Fields that are not at their default."""
-  found = config_lib.difference(Config(), config)
+  found = difference(Config(), config)
   named = [f'{path}={new}' for path, (_, new) in found.items()]
   return ' '.join(named) or 'nothing: the base model of the paper'
 

@@ -22,7 +22,6 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from transformer_jax import config as config_lib
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import (
   Batch,
@@ -31,6 +30,7 @@ from transformer_jax.data.batches import (
   held_out_batches,
   make_plan,
 )
+from transformer_jax.fields import to_json
 from transformer_jax.inference.evaluate import Scores, row_sums, summarise
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer, with_statistics
@@ -70,7 +70,7 @@ def can_share(config: Config) -> str:
   """A text that is equal for runs that can be members of one population."""
   own = program(config)
   neutral = dataclasses.replace(own, decode=Config().decode)
-  return config_lib.to_json(neutral)
+  return to_json(neutral)
 
 
 def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:

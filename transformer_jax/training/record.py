@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from transformer_jax import config as config_lib
 from transformer_jax.config import Config, ConfigError
+from transformer_jax.fields import FIELDS, difference, from_json, to_json
 
 PACKAGES = (
   'jax',
@@ -78,7 +78,7 @@ def read_config(workdir: str | os.PathLike[str]) -> Config:
   path = pathlib.Path(workdir).expanduser() / 'config.json'
   try:
     body = json.loads(path.read_text(encoding='utf-8'))
-    return config_lib.from_json(json.dumps(body['config']))
+    return from_json(json.dumps(body['config']))
   except FileNotFoundError as error:
     raise ConfigError(f'{workdir} holds no run: no config.json') from error
   except (OSError, ValueError, KeyError, TypeError) as error:
@@ -107,10 +107,8 @@ def admit(folder: pathlib.Path, config: Config) -> None:
     return
   changed = [
     f'{path} {old} -> {new}'
-    for path, (old, new) in config_lib.difference(
-      read_config(folder), config
-    ).items()
-    if (config_lib.FIELDS[path].affects == 'result' or path in ORDER_OF_SUMS)
+    for path, (old, new) in difference(read_config(folder), config).items()
+    if (FIELDS[path].affects == 'result' or path in ORDER_OF_SUMS)
     and not (path == 'data.source' and same_source(old, new))
   ]
   if changed:
@@ -152,7 +150,7 @@ def describe(
     init_from: the checkpoint that it began from, if it did.
   """
   body: dict[str, Any] = dict(
-    config=json.loads(config_lib.to_json(config)),
+    config=json.loads(to_json(config)),
     versions=versions(),
     fingerprints=dict(fingerprints),
   )

@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 
-from transformer_jax import config as config_lib
 from transformer_jax.ablation import published as held
 from transformer_jax.ablation import table3
 from transformer_jax.ablation.cells import arm_config
@@ -19,12 +18,13 @@ from transformer_jax.ablation.report.reading import PAPER, Results
 from transformer_jax.ablation.report.tables import Table
 from transformer_jax.ablation.study import Value
 from transformer_jax.config import Config
+from transformer_jax.fields import difference, override
 
 
 def _changes(base: Config, other: Config) -> dict[str, Value]:
   """Sizes as ratios to the base, everything else as it is."""
   changed: dict[str, Value] = {}
-  for path, (old, new) in config_lib.difference(base, other).items():
+  for path, (old, new) in difference(base, other).items():
     if path not in ('train.steps', 'model.max_positions'):
       changed[path] = new / old if isinstance(new, int) else new
   return changed
@@ -34,7 +34,7 @@ def rows_of(results: Results) -> dict[str, str]:
   """{arm: the name of its row in the table} of the arms that are one."""
   paper = {}
   for name, row in table3.ALL.items():
-    config = config_lib.override(Config(), row.overrides)
+    config = override(Config(), row.overrides)
     paper[frozenset(_changes(Config(), config).items())] = name
   found = {}
   arms = results.study.arms
