@@ -109,6 +109,26 @@ def test_signs_of_life_keep_it_quiet(monkeypatch, capfd):
   assert capfd.readouterr().err == ''
 
 
+def of_the_name(name):
+  return [each for each in threading.enumerate() if each.name == name]
+
+
+def test_what_repeats_ends_by_itself_or_with_its_block():
+  calls = []
+
+  def act():
+    calls.append(len(calls))
+    return len(calls) == 3
+
+  with guard.repeating(act, seconds=0.001, name='thrice'):
+    for thread in of_the_name('thrice'):
+      thread.join(60)
+    assert calls == [0, 1, 2]
+  with guard.repeating(lambda: None, seconds=0.001, name='endless'):
+    assert of_the_name('endless')
+  assert not of_the_name('endless')
+
+
 def test_no_time_limit_is_no_thread():
   with guard.Watchdog(0) as dog:
     assert not dog._thread.is_alive()

@@ -104,6 +104,26 @@ def _handled(
       signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def repeating(
+  act: Callable[[], bool | None], *, seconds: float, name: str
+) -> Iterator[None]:
+  """A thread that acts each `seconds`, until the end or until it says True."""
+  ended = threading.Event()
+
+  def live() -> None:
+    while not ended.wait(seconds) and not act():
+      pass
+
+  thread = threading.Thread(target=live, name=name, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
+
+
 class Watchdog:
   """Ends a process that was silent for too long, with all its stacks.
 
@@ -141,6 +161,11 @@ class Watchdog:
       return ask()
 
     return heard
+
+  def busy(self) -> contextlib.AbstractContextManager[None]:
+    """Signs of life of themselves: inside, a compiler works for minutes."""
+    self.beat()
+    return repeating(self.beat, seconds=1.0, name='busy')
 
   def __enter__(self) -> 'Watchdog':
     if self._seconds:

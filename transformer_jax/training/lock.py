@@ -20,18 +20,19 @@ another name in the file at its next beat, and leaves before it writes more.
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pathlib
 import secrets
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from transformer_jax.config import ConfigError
+from transformer_jax.training.guard import repeating
 
 NAME = 'lock'
 BEAT, STALE = 10.0, 60.0  # seconds
@@ -183,7 +184,8 @@ def held(
       if now is None or now['owner'] != mine['owner']:
         raise _refuse(folder, now)
     try:
-      with _heart(path, descriptor, mine, beat, lost):
+      heart = _heart(path, descriptor, mine, lost)
+      with repeating(heart, seconds=beat, name='lock'):
         yield
     finally:
       if (_read(path) or mine)['owner'] == mine['owner']:
@@ -192,38 +194,28 @@ def held(
     os.close(descriptor)
 
 
-@contextlib.contextmanager
 def _heart(
   path: pathlib.Path,
   descriptor: int,
   mine: dict[str, Any],
-  beat: float,
   lost: Callable[[int], Any],
-) -> Iterator[None]:
-  """A thread that writes a sign of life each `beat` seconds."""
-  ended = threading.Event()
+) -> Callable[[], bool]:
+  """Each call writes a sign of life; True once the lease is another's."""
+  count = itertools.count(1)
 
-  def live() -> None:
-    count = 0
-    while not ended.wait(beat):
-      # A disk in trouble is the business of who saves; the lease runs on.
-      with contextlib.suppress(OSError):
-        now = _read(path)
-        if now is None or now['owner'] != mine['owner']:
-          if now is None and path.exists():
-            continue
-          host = now['host'] if now else 'someone'
-          line = f'{path.parent} was taken over by {host}: leaving\n'
-          os.write(2, line.encode())
-          lost(LOST)
-          return
-        count += 1
-        _write(descriptor, mine | {'beats': count})
+  def beat() -> bool:
+    # A disk in trouble is the business of who saves; the lease runs on.
+    with contextlib.suppress(OSError):
+      now = _read(path)
+      if now is None and path.exists():
+        return False
+      if now is None or now['owner'] != mine['owner']:
+        host = now['host'] if now else 'someone'
+        line = f'{path.parent} was taken over by {host}: leaving\n'
+        os.write(2, line.encode())
+        lost(LOST)
+        return True
+      _write(descriptor, mine | {'beats': next(count)})
+    return False
 
-  thread = threading.Thread(target=live, name='lock', daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    ended.set()
-    thread.join()
+  return beat

@@ -6,8 +6,7 @@ call a step went to the device and when metrics were read change no bit of it.
 
 import contextlib
 import math
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,7 +95,7 @@ def train(
       run.checkpoints.trial(state)
       with Watchdog(config.train.step_timeout_seconds) as watchdog:
         ask = watchdog.hears(stop)
-        return go_on(run, state, ask, bleu, lambda: alive(watchdog.beat))
+        return go_on(run, state, ask, bleu, watchdog.busy)
   except OSError as error:
     raise TrainingError(
       f'{error.filename or workdir}: {error.strerror or error}; what is saved '
@@ -152,25 +151,6 @@ def evaluate_saved(
   if hosts.first():
     run.metrics.cut_back(step, without='validation')
   run.checkpoints.score(step, evaluate(step, state))
-
-
-@contextlib.contextmanager
-def alive(beat: Callable[[], None]) -> Iterator[None]:
-  """A sign of life again and again: inside, a compiler works for minutes."""
-  ended = threading.Event()
-
-  def live() -> None:
-    beat()
-    while not ended.wait(1.0):
-      beat()
-
-  thread = threading.Thread(target=live, name='alive', daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    ended.set()
-    thread.join()
 
 
 def go_on(
