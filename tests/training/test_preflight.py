@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import types
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import topologies
 
 from experiments import preflight as program
 from experiments.presets import PRESETS
@@ -26,9 +28,8 @@ TILES = ':T(8,128)'
 
 @pytest.fixture(autouse=True)
 def flags_of_this_machine(monkeypatch):
-  """libtpu reads them as well, and dies of one that it does not know."""
-  assert jax.devices()  # Has read them.
-  monkeypatch.delenv('XLA_FLAGS', raising=False)
+  """A topology takes them from the environment; later tests have them."""
+  monkeypatch.setenv('XLA_FLAGS', os.environ.get('XLA_FLAGS', ''))
 
 
 def config(**changes):
@@ -84,8 +85,6 @@ def test_a_step_that_does_not_fit_is_refused(monkeypatch):
 
 
 def program_options(**changes):
-  import types
-
   return types.SimpleNamespace(
     **(dict(topology='', length=0, json=False) | changes)
   )
@@ -109,6 +108,27 @@ def test_parts_that_do_not_divide_a_batch_are_refused():
 def test_an_unknown_slice_names_the_mend():
   with pytest.raises(ConfigError, match=r'v6e:4x4; it needs pip install'):
     preflight.topology_devices('v9z:7')
+
+
+def test_the_compiler_of_a_slice_is_not_given_flags_of_this_one(
+  monkeypatch, capsys
+):
+  """libtpu reads XLA_FLAGS as well, and dies of one that it does not know."""
+  given = []
+
+  def describe(**_):
+    given.append(os.environ.get('XLA_FLAGS'))
+    return types.SimpleNamespace(devices=[7])
+
+  monkeypatch.setattr(topologies, 'get_topology_desc', describe)
+  for flags in ('--xla_cpu_use_fusion_emitters=false', ''):
+    monkeypatch.setenv('XLA_FLAGS', flags)
+    assert preflight.topology_devices(SLICE) == [7]
+    told = capsys.readouterr().err
+    assert (told.count('\n'), 'LIBTPU_INIT_ARGS' in told) == (
+      (1, True) if flags else (0, False)
+    )
+  assert given == [None, None]
 
 
 def seen(monkeypatch) -> list:

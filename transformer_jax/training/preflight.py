@@ -5,6 +5,7 @@ compiler comes with libtpu and needs no TPU.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ def topology_devices(name: str) -> list[Any]:
     'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
   }.items():
     os.environ.setdefault(variable, value)
+  _keep_flags_from_libtpu()
   try:
     found = topologies.get_topology_desc(platform='tpu', topology_name=name)
   except Exception as error:  # Of whatever class libtpu and JAX raise.
@@ -66,6 +68,18 @@ def topology_devices(name: str) -> list[Any]:
       f"{TOPOLOGIES}; it needs pip install 'transformer_jax[tpu]'"
     ) from None
   return list(found.devices)
+
+
+def _keep_flags_from_libtpu() -> None:
+  """It reads XLA_FLAGS as well, and dies of one that only JAX knows."""
+  jax.devices('cpu')  # JAX has read them by then.
+  if os.environ.pop('XLA_FLAGS', '').strip():
+    print(
+      "XLA_FLAGS is not given to the TPU's compiler: LIBTPU_INIT_ARGS is what "
+      'it reads',
+      file=sys.stderr,
+      flush=True,
+    )
 
 
 def batch_shape(config: Config, length: int) -> tuple[int, int]:
