@@ -140,7 +140,7 @@ def _copy(source: int, log: pathlib.Path) -> None:
   os.close(source)
 
 
-def _start(command: Command, *, shown: bool) -> subprocess.Popen:
+def start(command: Command, *, shown: bool) -> subprocess.Popen:
   environment = os.environ | command.environment
   if not shown:
     with open(command.log, 'ab') as log:
@@ -198,7 +198,7 @@ def run_once(
   processes: list[subprocess.Popen] = []
   try:
     for rank, command in enumerate(commands):
-      processes.append(_start(command, shown=shown and rank == 0))
+      processes.append(start(command, shown=shown and rank == 0))
     stop.add(processes)
     return _wait(processes, grace)
   finally:

@@ -95,9 +95,13 @@ def same_run(place: Place, other: Place) -> bool:
   )
 
 
-def until(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
+def until(
+  process: subprocess.Popen,
+  happened: Callable[[], bool],
+  patience: float = PATIENCE,
+) -> None:
   """Waits for `happened()`, while the process is alive."""
-  limit = time.monotonic() + PATIENCE
+  limit = time.monotonic() + patience
   while not happened() and process.poll() is None:
     assert time.monotonic() < limit
     time.sleep(0.001)

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.faults import hosts
+from tests.faults import hosts, resumed
 from tests.faults.place import Place, same_run
 from transformer_jax.training import peers
 
@@ -52,3 +52,28 @@ def test_a_stop_of_one_process_stops_both_at_one_step(tmp_path):
   unbroken = place._replace(folder=tmp_path / 'unbroken')
   assert hosts.finish(unbroken)
   assert same_run(place, unbroken)
+
+
+def test_the_table_of_a_run_killed_and_resumed_shows_how_far_it_is():
+  one = {(5, 'train'): 2.0, (5, 'validation'): 4.0}
+  whole = {(5, 'train'): 2.0, (5, 'validation'): 4.002}
+  killed = {(5, 'train'): 2.00002, (5, 'validation'): 4.002}
+  lines = resumed.table(one, whole, killed, kill_at=3).splitlines()
+  assert 'killed after 3, then 1 x 8' in lines[0]
+  assert lines[2] == (
+    '| 5 | 2.0000000 | 2.0000000 | 2.0000200 | 0e+00 | 1e-05 | 1e-05 |'
+  )
+  assert lines[3].startswith('| 5, validation | 4.0000000 | 4.0020000 |')
+  assert lines[3].endswith('| 5e-04 | 5e-04 | 0e+00 |')
+
+
+@pytest.mark.slow
+def test_killed_on_two_processes_and_resumed_on_one(tmp_path):
+  words = ['--preset=test', f'--data.cache_dir={tmp_path}']
+  asked = [f'--workdir={tmp_path / "run"}', '--steps=4', *words]
+  assert resumed.main(asked) == 0
+  one, killed = (
+    resumed.losses(tmp_path / 'run' / name) for name in ('one', 'killed')
+  )
+  assert list(killed) == list(one) and len(one) == 5
+  assert list(killed.values()) == pytest.approx(list(one.values()), rel=1e-5)
