@@ -31,6 +31,7 @@ from transformer_jax.ablation import cost as ablation_cost
 from transformer_jax.config import Config, ConfigError, DataConfig
 from transformer_jax.data.cache import Batch
 from transformer_jax.fields import FIELDS, override
+from transformer_jax.training import fit
 from transformer_jax.training.state import loss_function, numbers
 
 SIZES = train.Sizes(rows=8, length=4, steps=2)
@@ -279,6 +280,16 @@ def test_attention_that_does_not_fit_is_not_run(monkeypatch):
   assert naive.unit == 'ms' and 'as fast as naive' in blocks.note
 
 
+def test_memory_that_is_not_told_is_that_of_the_machine(tmp_path, monkeypatch):
+  told = tmp_path / 'meminfo'
+  monkeypatch.setattr(attention, 'MEMINFO', told)
+  assert attention.available_bytes() == fit.host_memory()
+  told.write_text('MemTotal: 9 kB\nMemAvailable:    2 kB\n')
+  assert attention.available_bytes() == 2048
+  monkeypatch.setattr(fit, 'host_memory', lambda: 1024)
+  assert attention.available_bytes() == 1024
+
+
 def test_a_gpu_has_its_own_contestants():
   """Its kernel, and cuDNN in the precision that it takes."""
 
@@ -344,6 +355,11 @@ def test_memory_watch_sees_a_peak():
     ('--suite=speed', '--suite=speed is not one of train, breakdown'),
     ('--suite=decode --split=val', 'error: --split needs --workdir'),
     ('--workdir=nowhere', 'nowhere holds no run'),
+    (
+      '--suite=attention --model.d_k=128',
+      '--suite=attention does not read --model.d_k: train, breakdown, decode',
+    ),
+    ('--suite=cost --length=9', 'does not read --length: train, breakdown do'),
   ],
 )
 def test_bad_options_are_answered_in_a_line(words, line, capsys):

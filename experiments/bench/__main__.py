@@ -32,16 +32,19 @@ from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.fields import override
 
-SUITES = (
-  'train',
-  'breakdown',
-  'decode',
-  'data',
-  'attention',
-  'population',
-  'memory',
-  'cost',
-)
+# What a suite reads beside --rounds: flags of its own, and the config's fields.
+BATCH = ('rows', 'length', 'steps')
+READS: dict[str, tuple[str, ...]] = {
+  'train': (*BATCH, 'fields'),
+  'breakdown': (*BATCH, 'fields'),
+  'decode': ('sentences', 'workdir', 'split', 'fields'),
+  'data': ('pairs', 'fields'),
+  'attention': (),
+  'population': ('fields',),
+  'memory': ('fields',),
+  'cost': ('fields',),
+}
+SUITES = tuple(READS)
 
 EXTRA = (
   flags.Flag('suite', str, 'all', 'what to measure', choices=(*SUITES, 'all')),
@@ -84,6 +87,18 @@ def check(options: types.SimpleNamespace) -> None:
     raise ConfigError('--workdir goes with --suite=decode only')
   if options.split and not options.workdir:
     raise ConfigError('--split needs --workdir')
+  given = dict.fromkeys(options.overrides, 'fields')
+  for flag in EXTRA:
+    if getattr(options, flag.name) != flag.default:
+      given[flag.name] = flag.name
+  reads = {*READS.get(options.suite, given.values()), 'suite', 'rounds', 'json'}
+  for name, kind in given.items():
+    if kind not in reads:
+      raise ConfigError(
+        f'--suite={options.suite} does not read --{name}: '
+        + ', '.join(suite for suite, own in READS.items() if kind in own)
+        + ' do'
+      )
 
 
 def _train(config: Config, options: types.SimpleNamespace) -> list[Row]:

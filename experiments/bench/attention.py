@@ -30,6 +30,7 @@ from experiments.bench.measure import (
 )
 from transformer_jax.nn import attention, implementations, randomness
 from transformer_jax.nn.attention import How
+from transformer_jax.training import fit
 
 LENGTHS = (64, 256, 1024, 4096)
 SCORES = ('dot', 'additive')
@@ -79,13 +80,14 @@ def groups(score: str, length: int, *, platform: str) -> list[list[Case]]:
   ]
 
 
-def available_bytes() -> float:
-  """Memory that a new program may have; without limit where not known."""
+def available_bytes() -> int:
+  """Memory that a new program may have, here or in its container."""
+  whole = fit.host_memory()
   if MEMINFO.exists():
     for line in MEMINFO.read_text().splitlines():
       if line.startswith('MemAvailable:'):
-        return int(line.split()[1]) * 1024
-  return float('inf')
+        return min(whole, int(line.split()[1]) * 1024)
+  return whole
 
 
 def arrays(case: Case) -> tuple[jax.Array, ...]:

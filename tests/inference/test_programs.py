@@ -332,6 +332,30 @@ def test_files_that_moved_can_be_named(tmp_path, monkeypatch):
     parse('--data.source=task:reverse')
 
 
+def test_attention_is_computed_as_this_machine_can(tmp_path, workdir, config):
+  """Whatever computed it in training: `kernel` is for a GPU."""
+  for name in ('checkpoints', 'vocabulary'):
+    (tmp_path / name).symlink_to(f'{workdir}/{name}')
+  own = 'model.attention_implementation'
+  trained = override(config, {own: 'kernel'})
+  record.write_atomically(
+    tmp_path / 'config.json', record.describe(trained, {})
+  )
+
+  def parse(*words):
+    return flags.parse(
+      [f'--workdir={tmp_path}', *words],
+      extra=evaluate_program.EXTRA,
+      base=restore.config_of,
+    )[0]
+
+  assert parse().model.attention_implementation == 'auto'
+  assert parse(f'--{own}=naive').model.attention_implementation == 'naive'
+  restore.load_run(str(tmp_path), parse())
+  with pytest.raises(ConfigError, match='is for a GPU'):
+    restore.load_run(str(tmp_path), trained)
+
+
 def test_checkpoints_are_chosen_and_averaged(workdir, config):
   def load(**changes):
     values = {f'decode.{name}': value for name, value in changes.items()}

@@ -245,8 +245,25 @@ def test_memory_grows_with_the_length_not_with_its_square(score):
   assert long < 4096**2 * 2 * 4 / 4
 
 
-def test_what_a_score_holds_is_read_from_its_program():
+def by_queries(scores):
+  """The same score, of one query after the other."""
+
+  def looped(q_BTHK, k_BSHK, w, *, scale):
+    return jnp.moveaxis(
+      jax.lax.map(
+        lambda q_BHK: scores(q_BHK[:, None], k_BSHK, w, scale=scale)[:, :, 0],
+        jnp.moveaxis(q_BTHK, 1, 0),
+      ),
+      0,
+      2,
+    )
+
+  return looped
+
+
+@pytest.mark.parametrize('within', [lambda f: f, jax.jit, by_queries])
+def test_what_a_score_holds_is_read_from_its_program(within):
   for score, held in [('dot', 1), ('additive', 4), ('general', 1)]:
     (q, k, _, w, scale, _), _ = arrays(score, LONG)
-    how = How(scale, SCORES[score].scores, w)
+    how = How(scale, within(SCORES[score].scores), w)
     assert blockwise.held_by(how, q, k) == held

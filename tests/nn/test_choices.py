@@ -25,8 +25,8 @@ SOURCE_BS = np.array([[4, 6, 7, 2, 0, 0], [5, 9, 11, 12, 3, 2]], np.int32)
 TARGET_BT = np.array([[7, 8, 10, 13, 2], [5, 3, 2, 0, 0]], np.int32)
 
 
-def model_of(path='', choice=''):
-  config = override(base(), {path: choice} if path else {}).model
+def model_of(**changes):
+  config = override(base(), changes).model
   attend = implementations.choose(config, platform='cpu')
   model = Transformer(config, V, V, attend)
   draw = initial_weights(config, source_vocabulary=V, target_vocabulary=V)
@@ -70,7 +70,7 @@ def seen(model, weights, mutable=False):
 
 @pytest.mark.parametrize('path, choice', each('model.'))
 def test_later_tokens_padding_and_batch_mates_are_not_seen(path, choice):
-  model, weights = model_of(path, choice)
+  model, weights = model_of(**{path: choice})
   source_V, target_V = seen(model, weights)
   assert np.all(target_V[READ]) and np.any(source_V[[4, 6, 7]])
   assert not np.any(target_V[PAD + MATE])
@@ -85,7 +85,7 @@ def test_later_tokens_padding_and_batch_mates_are_not_seen(path, choice):
 
 
 def test_batch_norm_in_training_sees_batch_mates_and_the_future():
-  model, weights = model_of('model.norm', 'batch')
+  model, weights = model_of(**{'model.norm': 'batch'})
   source_V, target_V = seen(model, weights, mutable=True)
   assert np.any(target_V[LATER]) and np.any(target_V[MATE])
   assert np.any(source_V[[5, 9, 11, 12]])
@@ -95,7 +95,7 @@ def test_batch_norm_in_training_sees_batch_mates_and_the_future():
 
 def test_batch_norm_is_its_running_moments_once_they_have_come():
   """Many steps on one batch: evaluation gives what training gave."""
-  model, weights = model_of('model.norm', 'batch')
+  model, weights = model_of(**{'model.norm': 'batch'})
 
   @jax.jit
   def pass_on(weights):
@@ -113,15 +113,29 @@ def test_batch_norm_is_its_running_moments_once_they_have_come():
   )
 
 
-def dropped(path='', choice=''):
+# Of each kind of dropout: of sums, of weights of attention, inside the
+# feed-forward.
+RATES = (0.3, 0.2, 0.1)
+
+
+def dropped(path='', choice='', rates=RATES):
   """Output of a model with dropout, where all else is as in the baseline."""
   from transformer_jax.nn.layers import Dropout
 
-  model, weights = model_of(path, choice)
-  key = randomness.seed_key(7)
-  return jax.jit(model.apply)(
-    variables(weights), *BATCH, Dropout(key, 0.3, 0.2, 0.0)
+  inside = dict(
+    zip(('attention_dropout', 'feed_forward_dropout'), rates[1:], strict=True)
   )
+  changes = {f'model.{name}': rate for name, rate in inside.items()}
+  model, weights = model_of(**({path: choice} if path else {}), **changes)
+  key = randomness.seed_key(7)
+  return jax.jit(model.apply)(variables(weights), *BATCH, Dropout(key, *rates))
+
+
+@pytest.mark.parametrize('kind', [0, 1, 2])
+def test_every_kind_of_dropout_drops(kind):
+  alone = [rate if n == kind else 0.0 for n, rate in enumerate(RATES)]
+  none = dropped(rates=(0.0, 0.0, 0.0))
+  assert np.abs(dropped(rates=alone) - none).max() > 0.01
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformer_jax import plugins
 from transformer_jax.config import Config, ConfigError, MeshConfig
+from transformer_jax.fields import override
 from transformer_jax.training import hosts, record
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
   from transformer_jax.training.state import Alone
 
 # What may differ from the run's own config: how to decode, and where this
-# machine keeps its files.
-FREE = ('decode.', 'mesh.', 'data.cache_dir', 'data.tfds_dir')
+# machine keeps its files. By what program attention was computed in training
+# may not run here: it is `auto` anew, or what is named.
+ATTENTION = 'model.attention_implementation'
+FREE = ('decode.', 'mesh.', 'data.cache_dir', 'data.tfds_dir', ATTENTION)
 
 
 class Run(NamedTuple):
@@ -50,12 +53,13 @@ def config_of(options: types.SimpleNamespace) -> Config:
     if not moved and not path.startswith(FREE):
       raise ConfigError(
         f'--{path} belongs to the run in {options.workdir} and stays as it '
-        'was trained; only decode.* flags and mesh.* may be given here, and '
-        'data.source for files that moved'
+        'was trained; only decode.* flags and mesh.* may be given here, '
+        f'{ATTENTION}, and data.source for files that moved'
       )
   # A run on one device is decoded on one, others by rows on all there are.
   sizes = dataclasses.astuple(config.mesh)
   mesh = config.mesh if sizes == (1,) * len(sizes) else MeshConfig()
+  config = override(config, {ATTENTION: 'auto'})
   return dataclasses.replace(config, mesh=mesh)
 
 

@@ -163,12 +163,27 @@ def held_by(how: How, q_BTHK: Array, k_BSHK: Array) -> int:
   program = jax.make_jaxpr(lambda q, k, w, c: how.scores(q, k, w, scale=c))(
     q, k, how.w, jnp.asarray(how.scale, jnp.float32)
   )
-  sizes = [
-    math.prod(getattr(var.aval, 'shape', ()))
-    for equation in program.jaxpr.eqns
-    for var in equation.outvars
-  ]
-  return max(1, max(sizes) // (side * side * q_BTHK.shape[2]))
+  most = _largest(program.jaxpr)
+  return max(1, most // (side * side * q_BTHK.shape[2]))
+
+
+def _largest(program: Any) -> int:
+  """Numbers in the largest array that a program makes, loops unrolled."""
+  most = 0
+  for equation in program.eqns:
+    own = (math.prod(getattr(x.aval, 'shape', ())) for x in equation.outvars)
+    # The gradient of a loop keeps what each of its turns made.
+    turns = equation.params.get('length', 1)
+    inner = jax.tree.leaves(
+      [*equation.params.values()], is_leaf=lambda x: hasattr(x, 'eqns')
+    )
+    inside = (
+      turns * _largest(getattr(one, 'jaxpr', one))
+      for one in inner
+      if hasattr(one, 'eqns')
+    )
+    most = max(most, *own, *inside)
+  return most
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
