@@ -119,8 +119,9 @@ def summarise(rows: Iterable[RowSums]) -> Scores:
   loss = loss_n.sum() / tokens
   return Scores(
     loss=float(loss),
-    # Beyond 700 nats a float has no room; the loss says enough then.
-    perplexity=math.exp(loss) if loss < 700 else math.inf,
+    # Beyond 700 nats a float has no room, and JSON none for an infinity; the
+    # loss says enough then.
+    perplexity=math.exp(min(loss, 700.0)),
     accuracy=float(correct_n.sum() / tokens),
     exact=exact / sentences,
     tokens=int(tokens),
