@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import ablate, power, studies
+from experiments import ablate, matched, power, studies
 from tests.ablation.report import study_folder
 from transformer_jax import flags
 from transformer_jax.ablation import cells, checks, runner
@@ -216,15 +216,20 @@ def test_bad_words_are_answered_in_one_line(capsys, words, text):
   assert text in err and err.count('\n') == 1
 
 
-@pytest.mark.parametrize('known', ['known', 'unknown'])
+@pytest.mark.parametrize(
+  'name, known', [('aa', 'known'), ('aa', 'unknown'), ('paper', 'known')]
+)
 def test_the_command_to_repeat_a_study_is_of_this_study(
-  capsys, monkeypatch, tmp_path, known
+  capsys, monkeypatch, tmp_path, name, known
 ):
+  """Also where the width that the user sets is an axis of its controls."""
   monkeypatch.setattr(runner, 'run', lambda job: 75)
+  monkeypatch.setattr(matched, 'matched', lambda *given: {matched.WIDTH: 60})
   place = tmp_path / 'my study'
   words = ['--data.source=files:my corpus', '--model.d_ff=48', '--seeds=3']
   words += ['--train.log_every=7']
-  assert answer(capsys, '--study=aa', f'--workdir={place}', *words)[0] == 75
+  words = [f'--study={name}', *words]
+  assert answer(capsys, f'--workdir={place}', *words)[0] == 75
   if known == 'unknown':
     path = place / 'study.json'
     body = json.loads(path.read_text())
@@ -233,7 +238,7 @@ def test_the_command_to_repeat_a_study_is_of_this_study(
   study = folder_lib.read_study(place)
   command = shlex.split(folder_lib.command(place, study))
   assert command[:3] == ['python', '-m', 'experiments.ablate']
-  assert set(words[:3]) < set(command) and words[3] not in command
+  assert set(words[:4]) < set(command) and words[4] not in command
   assert ('--model.layers=1' in command) == (known == 'unknown')
   code, _, err = answer(capsys, *command[3:], f'--workdir={tmp_path / "again"}')
   assert code == 75, err

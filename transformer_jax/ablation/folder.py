@@ -160,11 +160,12 @@ def command(folder: str | os.PathLike[str], study: Study) -> str:
   """What starts this very study: its seeds as planned, its overrides.
 
   A folder that does not say what the user overrode repeats all that the arms
-  share.
+  share. What it says is repeated whole: a field that only controls of equal
+  size vary is the user's to set.
   """
   path = pathlib.Path(folder).expanduser()
   body = _read_json(path / STUDY)
-  given = body.get('overrides', study.baseline)
+  given = body.get('overrides', study.baseline.keys() - set(study.axes))
   words = [f'--study={study.name}', f'--workdir={folder}']
   words += [f'--seeds={study.seeds}']
   words += ['--tune=false'] * (not body.get('tune', True))
@@ -172,7 +173,7 @@ def command(folder: str | os.PathLike[str], study: Study) -> str:
   words += [
     f'--{field}={value}'
     for field, value in study.baseline.items()
-    if field in given and field not in study.axes and study_lib.decides(field)
+    if field in given and study_lib.decides(field)
   ]
   return shlex.join(['python', '-m', 'experiments.ablate', *words])
 
