@@ -1,243 +1,24 @@
-"""Decoding against exhaustive search and beams written out in numpy."""
-
-import dataclasses
-import itertools
+"""Greedy decoding and sampling; what every strategy promises of a row."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.inference.toy import (
+  Toy,
+  follow,
+  log_prob,
+  root,
+  run_beam,
+  sources,
+  table,
+  tokens_of,
+)
 from transformer_jax.data.tokens import BOS, EOS, PAD
 from transformer_jax.inference import decode
+from transformer_jax.inference.beam import beam
 from transformer_jax.nn import randomness
-
-STATES = 251  # of the toy, a prime: prefixes hardly ever meet
-
-
-def follow(state, token):
-  return (state * 31 + token) % STATES
-
-
-@dataclasses.dataclass(frozen=True)
-class Toy:
-  """Log-probabilities from a table, by a hash of the source and the prefix.
-
-  The cache is the hash, so that a beam that is not reordered goes astray.
-  """
-
-  def start(self, params, source_BS, *, length, width):
-    del params, length
-    state_B = jnp.zeros(source_BS.shape[0], jnp.int32)
-    for s in range(source_BS.shape[1]):
-      token_B = source_BS[:, s]
-      state_B = jnp.where(token_B == PAD, state_B, follow(state_B, token_B))
-    return jnp.repeat(state_B[:, None], width, axis=1)
-
-  def step(self, params, cache, token_BK, index):
-    del index
-    state_BK = follow(cache, token_BK)
-    return params[state_BK], state_BK
-
-  def reorder(self, cache, parent_BK):
-    return jnp.take_along_axis(cache, parent_BK, axis=1)
-
-
-def table(seed, vocabulary, ending=1.0):
-  """Random log_probs_PV; a larger `ending` makes EOS likelier."""
-  logits_PV = 2 * np.random.default_rng(seed).normal(size=(STATES, vocabulary))
-  logits_PV[:, EOS] += ending
-  return np.asarray(jax.nn.log_softmax(jnp.asarray(logits_PV, jnp.float32)))
-
-
-def sources(seed, rows, width, vocabulary):
-  """Sources of different lengths, padded to `width`."""
-  rng = np.random.default_rng(seed)
-  source_BS = rng.integers(4, vocabulary, (rows, width)).astype(np.int32)
-  length_B = rng.integers(1, width + 1, rows)
-  source_BS[np.arange(width)[None] >= length_B[:, None]] = PAD
-  return source_BS
-
-
-def root(source_S):
-  state = 0
-  for token in source_S:
-    if token != PAD:
-      state = follow(state, int(token))
-  return state
-
-
-def penalty(length, alpha):
-  return ((5 + length) / 6) ** alpha
-
-
-def log_prob(table_PV, source_S, tokens):
-  state, total = root(source_S), 0.0
-  for before, token in zip([BOS, *tokens], tokens, strict=False):
-    state = follow(state, before)
-    total += float(table_PV[state, token])
-  return total
-
-
-def exhaustive(table_PV, source_S, limit, alpha):
-  """(score, tokens) of every target up to `limit` tokens, best first."""
-  inner = [v for v in range(table_PV.shape[1]) if v not in (PAD, BOS, EOS)]
-  found = []
-  for length in range(limit):
-    for words in itertools.product(inner, repeat=length):
-      tokens = (*words, EOS)
-      score = log_prob(table_PV, source_S, tokens) / penalty(length + 1, alpha)
-      found.append((score, tokens))
-  return sorted(found, reverse=True)
-
-
-def numpy_beam(
-  table_PV, source_S, limit, alpha, beam_size, divisor=penalty, enough=10**9
-):
-  """The beam of `decode.beam` in loops: on to the limit, or `enough`."""
-  live = [(0.0, (), root(source_S))]
-  found = []
-  for length in range(1, limit + 1):
-    candidates = []
-    for total, tokens, state in live:
-      state = follow(state, tokens[-1] if tokens else BOS)
-      for v in range(table_PV.shape[1]):
-        if v in (PAD, BOS) or (length == limit and v != EOS):
-          continue
-        total_v = total + float(table_PV[state, v])
-        candidates.append((total_v, (*tokens, v), state))
-    candidates.sort(key=lambda candidate: -candidate[0])
-    live = []
-    for candidate in candidates:
-      if len(live) == beam_size:
-        break
-      if candidate[1][-1] == EOS:
-        found.append((candidate[0] / divisor(length, alpha), candidate[1]))
-      else:
-        live.append(candidate)
-    if len(found) >= enough:
-      break
-  return sorted(found, reverse=True)
-
-
-def beam(table_PV, source_BS, limit_B, **kwargs):
-  kwargs = {'length': int(max(limit_B)), 'n_best': 1} | kwargs
-  result = decode.beam(
-    Toy(),
-    jnp.asarray(table_PV),
-    jnp.asarray(source_BS),
-    jnp.asarray(limit_B, jnp.int32),
-    **kwargs,
-  )
-  return jax.device_get(result)
-
-
-def tokens_of(result, row, k=0):
-  return tuple(result.tokens_BKT[row, k, : result.lengths_BK[row, k]].tolist())
-
-
-def assert_found(result, row, expected):
-  """The hypotheses of a row are the first of `expected`."""
-  for k, (score, tokens) in enumerate(expected):
-    assert tokens_of(result, row, k) == tokens
-    np.testing.assert_allclose(result.scores_BK[row, k], score, rtol=1e-5)
-    assert not result.tokens_BKT[row, k, len(tokens) :].any()
-
-
-def test_penalty_by_hand():
-  assert decode.length_penalty(1, 0.6) == 1.0
-  np.testing.assert_allclose(decode.length_penalty(13, 0.5), 3**0.5, rtol=1e-6)
-  assert decode.length_penalty(13, 0.0) == 1.0
-
-
-@pytest.mark.parametrize('alpha', [0.0, 0.6])
-def test_wide_beam_is_exhaustive(alpha):
-  # Three words, up to 4 tokens: at most 27 live prefixes.
-  limit = 4
-  for seed in range(4):
-    table_PV = table(seed, 6, ending=seed - 2)
-    source_BS = sources(seed, 3, 4, 6)
-    result = beam(
-      table_PV, source_BS, [limit] * 3, beam_size=28, alpha=alpha, n_best=5
-    )
-    for row in range(3):
-      every = exhaustive(table_PV, source_BS[row], limit, alpha)
-      assert_found(result, row, every[:5])
-      best = tokens_of(result, row)
-      np.testing.assert_allclose(
-        result.log_probs_BK[row, 0],
-        log_prob(table_PV, source_BS[row], best),
-        rtol=1e-5,
-      )
-
-
-@pytest.mark.parametrize('alpha', [0.0, 0.6, 2.0])
-@pytest.mark.parametrize('n_best', [1, 4])
-def test_beam_of_four_is_that_of_numpy(alpha, n_best):
-  """Also shows that stopping early changes nothing: numpy never does."""
-  early = 0
-  for seed in range(8):
-    table_PV = table(seed, 12, ending=seed % 4)
-    source_BS = sources(seed, 5, 6, 12)
-    limit_B = np.random.default_rng(seed).integers(1, 16, 5)
-    result = beam(
-      table_PV,
-      source_BS,
-      limit_B,
-      length=16,
-      beam_size=4,
-      alpha=alpha,
-      n_best=n_best,
-    )
-    assert result.done_B.all()
-    early += int((result.steps_B < limit_B).sum())
-    for row in range(5):
-      expected = numpy_beam(
-        table_PV, source_BS[row], limit_B[row], alpha, beam_size=4
-      )
-      assert_found(result, row, expected[:n_best])
-      missing = result.scores_BK[row, len(expected) :]
-      assert (missing == -np.inf).all()
-  assert early > 0
-
-
-@pytest.mark.parametrize('enough', [1, 4, decode.ALL])
-def test_a_search_ends_when_enough_have_ended(enough):
-  """A sentence keeps what it had then, while others of its batch go on."""
-  early = 0
-  for seed in range(8):
-    table_PV = table(seed, 12, ending=seed % 4)
-    source_BS = sources(seed, 5, 6, 12)
-    limit_B = np.random.default_rng(seed).integers(1, 16, 5)
-    result, whole = (
-      beam(
-        table_PV,
-        source_BS,
-        limit_B,
-        length=16,
-        beam_size=4,
-        alpha=1.5,
-        penalty=decode.plain_penalty,
-        enough=count,
-        n_best=4,
-      )
-      for count in (enough, decode.ALL)
-    )
-    assert result.done_B.all()
-    early += int((result.steps_B < whole.steps_B).sum())
-    for row in range(5):
-      expected = numpy_beam(
-        table_PV,
-        source_BS[row],
-        limit_B[row],
-        1.5,
-        beam_size=4,
-        divisor=lambda length, alpha: length**alpha,
-        enough=enough,
-      )
-      assert_found(result, row, expected[:4])
-      assert (result.scores_BK[row, len(expected) :] == -np.inf).all()
-  assert (early > 0) == (enough != decode.ALL)
 
 
 def run_greedy(table_PV, source_BS, limit_B, length=16):
@@ -257,7 +38,9 @@ def test_greedy_takes_the_likeliest_and_is_a_beam_of_one():
     source_BS = sources(seed, 6, 6, 12)
     limit_B = np.random.default_rng(seed).integers(1, 16, 6)
     result = run_greedy(table_PV, source_BS, limit_B)
-    one = beam(table_PV, source_BS, limit_B, length=16, beam_size=1, alpha=0.0)
+    one = run_beam(
+      table_PV, source_BS, limit_B, length=16, beam_size=1, alpha=0.0
+    )
     np.testing.assert_array_equal(result.tokens_BKT, one.tokens_BKT)
     np.testing.assert_allclose(result.log_probs_BK, one.log_probs_BK, rtol=1e-6)
     for row in range(6):
@@ -280,7 +63,7 @@ def run(strategy, table_PV, source_BS, limit_B, id_B, length):
   )
   calls = {
     'greedy': lambda: decode.greedy(*arguments, length=length),
-    'beam': lambda: decode.beam(
+    'beam': lambda: beam(
       *arguments, length=length, beam_size=3, alpha=0.6, n_best=3
     ),
     'sample': lambda: decode.sample(

@@ -13,6 +13,7 @@ from transformer_jax.config import Config
 from transformer_jax.data.tokens import BOS, EOS, PAD
 from transformer_jax.fields import override
 from transformer_jax.inference import decode
+from transformer_jax.inference.beam import beam
 from transformer_jax.inference.stepper import ModelStepper
 from transformer_jax.nn.transformer import Transformer, initial_params
 
@@ -108,7 +109,7 @@ def test_greedy_makes_the_choices_of_the_full_forward(tiny):
 def test_beam_scores_are_those_of_teacher_forcing(tiny):
   model, params = tiny
   limit_B = jnp.array([9, 5, 7])
-  result = decode.beam(
+  result = beam(
     ModelStepper(model),
     params,
     SOURCE_BS,

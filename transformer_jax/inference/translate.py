@@ -12,14 +12,8 @@ from jax import Array
 
 from transformer_jax.config import DecodeConfig
 from transformer_jax.data.tokens import Vocabularies
-from transformer_jax.inference.decode import (
-  ALL,
-  PENALTIES,
-  Hypotheses,
-  beam,
-  greedy,
-  sample,
-)
+from transformer_jax.inference.beam import ALL, PENALTIES, beam
+from transformer_jax.inference.decode import Hypotheses, greedy, sample
 from transformer_jax.inference.grouping import (
   Group,
   encode,
