@@ -64,7 +64,7 @@ STUDY = Study(
   paper='3.2.1: dot-product attention is identical to our algorithm, except '
   'for the scaling factor',
   axes=('model.score',),
-  baseline={**SMALL, 'train.steps': 300},
+  baseline=SMALL,
   arms=arms([{}, {'model.score': 'gaussian'}]),
   primary=(Primary('score=gaussian', 'baseline', margin=0.05),),
   seeds=5,

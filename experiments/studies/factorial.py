@@ -16,7 +16,7 @@ parameters together.
 
 Scores that are the same for all keys are the known-bad arm.
 
-Cost: 198 runs of 500 steps to choose learning rates, 220 to judge, nine
+Cost: 198 runs of 120 steps to choose learning rates, 220 to judge, nine
 programs; not measured yet.
 
   python -m experiments.ablate --study=factorial --workdir=runs/factorial

@@ -10,7 +10,7 @@ for as many places; the sum has to keep them apart by itself. Its control of
 equal size is the sum with a narrower feed-forward. Without positions reverse
 cannot be learned: the known-bad arm.
 
-Cost: 36 runs of 500 steps to choose learning rates, 80 to judge; by estimate
+Cost: 36 runs of 120 steps to choose learning rates, 80 to judge; by estimate
 fifteen minutes on two cores.
 
   python -m experiments.ablate --study=narrowing --workdir=runs/narrowing

@@ -11,7 +11,7 @@ What misleads here is the learning rate: pre-norm wants another one than
 post-norm, and a shorter warmup. So the study has two warmups in its grid, and
 its second verdict is the one to read.
 
-Cost: 144 runs of 500 steps to choose learning rates, 96 to judge.
+Cost: 144 runs of 120 steps to choose learning rates, 96 to judge.
 
   python -m experiments.ablate --study=norms --workdir=runs/norms
 """
@@ -43,7 +43,7 @@ STUDY = Study(
   looks=(8,),
   tuning=LearningRates(
     rates=(1e-3, 2e-3, 4e-3, 8e-3),
-    warmups=(20, 200),
+    warmups=(20, 100),
     seeds=(100, 101, 102),
   ),
   threshold=1.0,

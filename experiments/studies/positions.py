@@ -20,7 +20,7 @@ a tenth smaller; and the baseline with a feed-forward so wide that the models
 are equally large. A table of the report tells how well a linear map finds token
 and position in what the first layer reads. Each arm chooses its learning rate.
 
-Cost: 72 runs of 500 steps to choose learning rates, 160 to judge; by estimate
+Cost: 72 runs of 120 steps to choose learning rates, 160 to judge; by estimate
 half an hour on two cores.
 """
 

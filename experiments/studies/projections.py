@@ -8,7 +8,7 @@ another one, so shared queries and keys cost most; shared keys and values cost
 little. A smaller feed-forward would be no control for a saved matrix, so the
 control is the paper's three with d_k cut to the same number of parameters.
 
-Each arm chooses its learning rate: 54 runs of 500 steps for that, 120 to judge.
+Each arm chooses its learning rate: 54 runs of 120 steps for that, 120 to judge.
 Cost: six programs; not measured yet.
 
   python -m experiments.ablate --study=projections --workdir=runs/projections

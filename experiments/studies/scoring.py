@@ -7,7 +7,7 @@ model that cannot tell positions apart. A matrix in each
 head makes general 5 % larger: its control is the baseline with a wider
 feed-forward. Each arm chooses its learning rate.
 
-Cost: 54 runs of 500 steps to choose learning rates, 120 to judge; by estimate
+Cost: 54 runs of 120 steps to choose learning rates, 120 to judge; by estimate
 twenty minutes on two cores.
 
   python -m experiments.ablate --study=scoring --workdir=runs/scoring

@@ -36,10 +36,6 @@ STUDY = Study(
     **SMALL,
     'model.d_k': 256,
     'optim.learning_rate': 8e-3,
-    # Before the baseline is at its ceiling.
-    'train.steps': 120,
-    'train.evaluate_every': 20,
-    'train.log_every': 20,
   },
   arms=(
     Arm('scaled', {}),

@@ -113,6 +113,14 @@ def changed(**fields) -> Study:
       dict(tuning=LearningRates((1.0,), (10,), (9, 10, 10))),
       'at least 3 different seeds, not 2',
     ),
+    (
+      dict(
+        axes=('optim.learning_rate',),
+        arms=(STUDY.arms[0], Arm('fast', {'optim.learning_rate': 2.0})),
+      ),
+      'arm fast: optim.learning_rate is set by its tuning; leave it out, or '
+      'give optim.warmup_steps too',
+    ),
     (dict(baseline={'model.layers': 0}), 'arm baseline: model.layers=0'),
     (dict(baseline={'train.patience': 2}), 'train.patience=2'),
     (
@@ -564,6 +572,34 @@ def test_a_damaged_cell_of_tuning_stands_in_nobodys_way(tmp_path, text):
   (folder_lib.cell_folder(tmp_path, one) / 'cell.json').write_text(text)
   with pytest.raises(ConfigError, match='seed 0 .*cell.json does not match'):
     folder_lib.read_results(tmp_path, study)
+
+
+def test_an_arm_with_its_own_warmup_is_tuned_around_its_own_rate():
+  rate, warmup = 'optim.learning_rate', 'optim.warmup_steps'
+  study = check(
+    changed(
+      baseline={rate: 2.0},
+      axes=(rate, warmup),
+      arms=(
+        Arm('baseline', {}),
+        Arm('cold', {warmup: 1, rate: 20.0}),
+        Arm('slow', {warmup: 999}),
+      ),
+      primary=(),
+    )
+  )
+  grids = tuning.first_grids(study)
+  assert [(grid.rates, grid.warmups) for grid in grids.values()] == [
+    ((1.0, 2.0), (10,)),
+    ((10.0, 20.0), (1,)),
+    ((1.0, 2.0), (999,)),
+  ]
+  # The least loss at the highest rate: three rates more, and no end of them.
+  for _ in range(5):
+    grids = tuning.extended(
+      study, grids, lambda cell: -cell.config.optim.learning_rate
+    )
+  assert [grid.rates[-1] for grid in grids.values()] == [16.0, 160.0, 16.0]
 
 
 def test_a_changed_tuning_is_refused(tmp_path):

@@ -18,6 +18,8 @@ from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.ablation.cells import Cell
 from transformer_jax.ablation.study import Overrides, Study
+from transformer_jax.config import Config
+from transformer_jax.fields import override
 
 FACTOR = 2.0  # between neighbouring rates
 MOST_EXTENSIONS = 3  # rates that are added on each side, at most
@@ -56,15 +58,23 @@ class Grid:
 
 
 def first_grids(study: Study) -> dict[str, Grid]:
-  """The declared grid, for each arm."""
-  rates = study.tuning
-  assert rates is not None
-  return {
-    arm.name: Grid(
-      arm.name, tuple(sorted(rates.rates)), rates.warmups, rates.seeds
-    )
-    for arm in study.arms
-  }
+  """The declared grid, for each arm.
+
+  One with a warmup of its own keeps it: its rates are those of the grid times
+  its own rate over that of the others.
+  """
+  grid = study.tuning
+  assert grid is not None
+  shared = override(Config(), study.baseline).optim.learning_rate
+  found = {}
+  for arm in study.arms:
+    times = float(arm.overrides.get(RATE, shared)) / shared
+    warmups = grid.warmups
+    if WARMUP in arm.overrides:
+      warmups = (int(arm.overrides[WARMUP]),)
+    rates = tuple(sorted(rate * times for rate in grid.rates))
+    found[arm.name] = Grid(arm.name, rates, warmups, grid.seeds)
+  return found
 
 
 def losses(study: Study, grid: Grid, loss: Loss) -> list[float]:
@@ -84,12 +94,11 @@ def extended(
   study: Study, grids: Mapping[str, Grid], loss: Loss
 ) -> dict[str, Grid]:
   """Grids with one more rate where the best lies on the edge, bounded."""
-  rates = study.tuning
-  assert rates is not None
-  low = min(rates.rates) / FACTOR**MOST_EXTENSIONS
-  high = max(rates.rates) * FACTOR**MOST_EXTENSIONS
+  first = first_grids(study)
   found = {}
   for name, grid in grids.items():
+    low = first[name].rates[0] / FACTOR**MOST_EXTENSIONS
+    high = first[name].rates[-1] * FACTOR**MOST_EXTENSIONS
     rate = float(best(study, grid, loss)[RATE])
     more = grid.rates
     if rate == grid.rates[0] and rate / FACTOR >= low * 0.999:
