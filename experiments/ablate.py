@@ -3,14 +3,13 @@
   python -m experiments.ablate --study=list
   python -m experiments.ablate --study=paper --workdir=runs/paper --workers=2
   python -m experiments.ablate --study=positions --workdir=runs/multi30k \\
-    --preset=tiny --train.patience=0 --train.steps=2000 \\
-    --data.source=files:multi30k
+    --preset=tiny --train.steps=2000 --data.source=files:multi30k
 
-A field given as a flag holds for all arms; one that the arms vary is refused.
-The same command starts, resumes, shares the work with other workers on the
-same folder, and finds it done. More seeds later train only those; beyond the
-number that was planned they are exploratory. Worker i of n, `--shard=i/n`,
-begins with its own part and then helps with what is left.
+A field given as a flag holds for all arms; one that the arms vary is refused,
+and of a preset left out. The same command starts, resumes, shares the work with
+other workers on the same folder, and finds it done. More seeds later train only
+those; beyond the number that was planned they are exploratory. Worker i of n,
+`--shard=i/n`, begins with its own part and then helps with what is left.
 
 Exit codes: 0 finished; 2 something to be corrected first; 75 stopped by
 SIGTERM, SIGUSR1 or Ctrl-C and saved, run the same command again; a second
@@ -167,6 +166,40 @@ def check(options: types.SimpleNamespace) -> None:
     raise ConfigError('--workers starts shards itself: leave out --shard')
 
 
+def left_out(declared, study, options: types.SimpleNamespace) -> list[str]:
+  """What of the declaration or of the preset does not count, line by line.
+
+  Args:
+    declared: as its module has it.
+    study: with what the preset and the user override.
+    options: of the command line.
+  """
+  kept = (*study.free_running, *study.views)
+  lines = [
+    f'{name} is left out: this data has none'
+    for name in (*declared.free_running, *declared.views)
+    if name not in kept
+  ]
+  varied = [
+    path
+    for path, value in options.overrides.items()
+    if path in study.axes and study.baseline.get(path) != value
+  ]
+  if varied:
+    lines.append(
+      f'preset {options.preset}: {", ".join(varied)} left out, which the arms '
+      f'of {study.name} vary'
+    )
+  size = study.baseline.get('data.task_train_size')
+  source = str(study.baseline.get('data.source', 'task:'))
+  if size and not source.startswith('task:'):
+    lines.append(
+      f'all pairs of {source} are trained on: data.task_train_size={size} is '
+      'of generated tasks'
+    )
+  return lines
+
+
 def main(config: Config, options: types.SimpleNamespace) -> int:
   del config
   if options.study == 'list':
@@ -182,12 +215,14 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
   check(options)
   number, of = shard(options.shard)
   declared = studies.load(options.study)
-  study = matched.with_overrides(declared, options.overrides)
+  values = checks.taken(
+    matched.without_controls(declared), options.overrides, options.given
+  )
+  study = matched.with_overrides(declared, values)
   if not options.tune:
     study = dataclasses.replace(study, tuning=None)
-  for name in (*declared.free_running, *declared.views):
-    if name not in (*study.free_running, *study.views):
-      print(f'{name} is left out: this data has none', file=sys.stderr)
+  for line in left_out(declared, study, options):
+    print(line, file=sys.stderr)
   if options.dry_run:
     checks.check_apart(study, options.seeds or study.seeds)
     tuned = studies.tuned(options.study)
@@ -198,12 +233,12 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     folder,
     study,
     seeds=options.seeds or None,
-    overrides=options.overrides,
+    overrides=values,
     tune=options.tune,
   )
   # Fields of the run alone are this command's, whoever declared the study.
   planned = dataclasses.replace(
-    planned, baseline={**planned.baseline, **options.overrides}
+    planned, baseline={**planned.baseline, **values}
   )
   with stop_signal() as stop:
     others = helpers(options)

@@ -77,17 +77,12 @@ def matched(
   return {WIDTH: width}
 
 
-def with_overrides(study: Study, values: Mapping[str, Value]) -> Study:
-  """`checks.with_overrides`, and controls of equal size for the new model.
-
-  Raises:
-    ConfigError: a field that is an axis, or no width makes a control.
-  """
+def without_controls(study: Study) -> Study:
+  """Without controls of equal size: the width is the user's to set then."""
   controls = {arm.name for arm in study.arms if arm.name.startswith(PREFIX)}
-  if not controls or not any(path.startswith('model.') for path in values):
-    return checks.with_overrides(study, values)
-  # Only controls vary the width: without them it is the user's to set.
-  bare = dataclasses.replace(
+  if not controls:
+    return study
+  return dataclasses.replace(
     study,
     axes=tuple(path for path in study.axes if path != WIDTH),
     arms=tuple(arm for arm in study.arms if arm.name not in controls),
@@ -95,6 +90,18 @@ def with_overrides(study: Study, values: Mapping[str, Value]) -> Study:
       one for one in study.primary if not {one.variant, one.baseline} & controls
     ),
   )
+
+
+def with_overrides(study: Study, values: Mapping[str, Value]) -> Study:
+  """`checks.with_overrides`, and controls of equal size for the new model.
+
+  Raises:
+    ConfigError: a field that is an axis, or no width makes a control.
+  """
+  bare = without_controls(study)
+  if bare is study or not any(path.startswith('model.') for path in values):
+    return checks.with_overrides(study, values)
+  controls = {arm.name for arm in study.arms} - {a.name for a in bare.arms}
   bare = checks.with_overrides(bare, values)
   base = arm_config(bare, bare.arms[0])
 
@@ -110,6 +117,10 @@ def with_overrides(study: Study, values: Mapping[str, Value]) -> Study:
       bare,
       axes=study.axes,
       arms=tuple(map(found, study.arms)),
-      primary=study.primary,
+      primary=tuple(
+        one
+        for one in study.primary
+        if one in bare.primary or {one.variant, one.baseline} & controls
+      ),
     )
   )

@@ -228,12 +228,54 @@ def test_a_dry_run_counts_what_would_be_run(capsys, words, cells, said):
       'leave out --shard',
     ),
     (['--study=paper', '--dry_run', '--seeds=101'], 'seeds 100 are used for'),
+    (['--study=aa', '--decode.beam_size=2', '--dry_run'], 'decoded greedily'),
+    (['--study=aa', '--train.keep_latest=2', '--dry_run'], 'one checkpoint'),
+    (['--study=aa', '--train.keep_best=2', '--dry_run'], 'one checkpoint'),
+    (['--study=aa', '--train.keep_every=2', '--dry_run'], 'one checkpoint'),
+    (['--study=aa', '--train.best_metric=loss', '--dry_run'], 'last step'),
+    (['--study=aa', '--train.max_skipped_steps=1', '--dry_run'], 'ends a run'),
+    (['--study=aa', '--train.step_timeout_seconds=9', '--dry_run'], 'watches'),
+    (['--study=aa', '--train.patience=1', '--dry_run'], 'different steps'),
   ],
 )
 def test_bad_words_are_answered_in_one_line(capsys, words, text):
   code, _, err = answer(capsys, *words)
   assert code == 2
   assert text in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  'name, said',
+  [
+    ('scaling', ['model.d_k']),
+    ('heads', ['model.heads, model.d_k, model.d_v', 'pronoun is left']),
+    ('projections', []),  # varies d_k, of which the preset has the same
+    ('table3', ['model.d_model, model.heads']),
+    ('regularisation', ['model.dropout', 'all pairs of files:x are trained']),
+    ('paper', []),
+  ],
+)
+def test_a_study_takes_of_a_preset_what_it_can(
+  capsys, monkeypatch, tmp_path, name, said
+):
+  """The rest is said, the command to repeat it has only what it took."""
+  monkeypatch.setattr(runner, 'run', lambda job: 75)
+  monkeypatch.setattr(matched, 'matched', lambda *given: {matched.WIDTH: 60})
+  words = [f'--study={name}', '--preset=tiny', '--data.source=files:x']
+  code, _, err = answer(capsys, *words, f'--workdir={tmp_path / "first"}')
+  assert code == 75, err
+  for text in said:
+    assert text in err
+  study = folder_lib.read_study(tmp_path / 'first')
+  assert study.baseline['data.vocabulary_size'] == 10000
+  assert not any(map(checks.unread, study.baseline))
+  assert study.baseline['model.d_ff'] == 256 and 'model.d_ff' not in err
+  command = shlex.split(folder_lib.command(tmp_path / 'first', study))
+  again = f'--workdir={tmp_path / "again"}'
+  assert answer(capsys, *command[3:], again)[0] == 75
+  assert study_lib.essence(folder_lib.read_study(tmp_path / 'again')) == (
+    study_lib.essence(study)
+  )
 
 
 @pytest.mark.parametrize(

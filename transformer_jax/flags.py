@@ -181,7 +181,8 @@ def parse(
 
   Returns:
     The valid config, and a namespace with one attribute for each of `extra`,
-    `preset`, and `overrides`: {path: value} that preset and user asked for.
+    `preset`, `overrides`: {path: value} that preset and user asked for, and
+    `given`: paths of those that the user gave.
 
   Raises:
     ConfigError: with one line, for anything that cannot be used.
@@ -203,12 +204,12 @@ def parse(
         f'--preset={preset} is not one of {", ".join(presets)}{near}'
       )
     overrides.update(presets[preset].overrides)
-  overrides.update(
-    (path, values[path].value) for path in FIELDS if values[path].present
-  )
+  given = [path for path in FIELDS if values[path].present]
+  overrides.update((path, values[path].value) for path in given)
   options = types.SimpleNamespace(
     preset=preset,
     overrides=overrides,
+    given=given,
     **{flag.name: values[flag.name].value for flag in extra},
   )
   start = Config() if base is None else base(options)
@@ -218,11 +219,7 @@ def parse(
   # gives it wants it read. Of a study an arm may read it.
   admit_given(
     config,
-    [
-      path
-      for path in FIELDS
-      if values[path].present and (base is None or path.startswith('decode.'))
-    ],
+    [path for path in given if base is None or path.startswith('decode.')],
   )
   return config, options
 

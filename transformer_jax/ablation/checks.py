@@ -1,6 +1,7 @@
 """A study is checked before anything of it is written."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.sequential import check_looks
@@ -26,6 +27,16 @@ RATE, WARMUP = 'optim.learning_rate', 'optim.warmup_steps'
 # Axes that change how large the first steps are, so that the best rate of an
 # arm depends on its warmup: their names begin so.
 WARMUP_MATTERS = ('model.scale', 'model.norm', 'model.residual')
+# Of a run by itself: what no run of a study reads, and why.
+_ONE_CHECKPOINT = 'it keeps one checkpoint, to go on from'
+UNREAD = {
+  'train.keep_latest': _ONE_CHECKPOINT,
+  'train.keep_best': _ONE_CHECKPOINT,
+  'train.keep_every': _ONE_CHECKPOINT,
+  'train.best_metric': 'its verdicts are at the last step',
+  'train.max_skipped_steps': 'a loss that is not a number ends a run of it',
+  'train.step_timeout_seconds': 'nothing watches over its steps',
+}
 
 
 def check(study: Study) -> Study:
@@ -70,6 +81,29 @@ def check(study: Study) -> Study:
   return study
 
 
+def unread(path: str) -> str:
+  """Why no run of a study reads the field; '' where they do."""
+  if path.startswith('decode.'):
+    return 'what it scores is decoded greedily'
+  return UNREAD.get(path, '')
+
+
+def taken(study: Study, values: Overrides, given: Iterable[str]) -> Overrides:
+  """Of a preset and the user's flags what the study has a use for.
+
+  A preset is of a run by itself: of its fields those that the arms vary are
+  the study's, and those that its runs do not read are nobody's. What the user
+  gave stays, to be refused.
+  """
+  own = set(study.axes) | {'train.patience', 'train.evaluate_bleu'}
+  given = set(given)
+  return {
+    path: value
+    for path, value in values.items()
+    if path in given or not (path in own or unread(path))
+  }
+
+
 def _is_given(name: str, source: str) -> bool:
   return ONLY_OF.get(name, source) == source
 
@@ -87,6 +121,10 @@ def _check_arms(study: Study) -> None:
     raise ConfigError(f'{_of(study)} has two arms named {twice}')
   for path in (*study.axes, *study.baseline):
     check_field(path)
+    if why := unread(path):
+      raise ConfigError(
+        f'{_of(study)}: no run of it reads {path}, {why}; leave it out'
+      )
   if 'train.seed' in study.axes:
     raise ConfigError(f'{_of(study)}: train.seed is set by the study, no axis')
   for arm in study.arms:
@@ -216,8 +254,8 @@ def check_apart(study: Study, seeds: int) -> None:
 def with_overrides(study: Study, values: Overrides) -> Study:
   """The same study with these fields changed in all arms.
 
-  On other data it goes without the scores and views that only its own data can
-  give.
+  On other data it goes without the scores, comparisons and views that only its
+  own data can give.
 
   Raises:
     ConfigError: a field that is an axis of the study, or its seed.
@@ -232,14 +270,20 @@ def with_overrides(study: Study, values: Overrides) -> Study:
   if not values:
     return study
   baseline = {**study.baseline, **values}
-  kept, views = study.free_running, study.views
+  kept, views, primary = study.free_running, study.views, study.primary
   if 'data.source' in values:
     source = str(values['data.source'])
     kept = tuple(name for name in kept if _is_given(name, source))
     views = tuple(name for name in views if _is_given(name, source))
+    left = tuple(one for one in primary if _is_given(one.metric, source))
+    primary = left or primary
   return check(
     dataclasses.replace(
-      study, baseline=baseline, free_running=kept, views=views
+      study,
+      baseline=baseline,
+      free_running=kept,
+      views=views,
+      primary=primary,
     )
   )
 
