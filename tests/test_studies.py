@@ -180,6 +180,12 @@ def test_heads_are_judged_by_pronouns_too():
   assert {one.variant.split()[0] for one in judged} == {'heads=1', 'heads=16'}
 
 
+def test_a_study_judges_the_time_to_a_threshold_too():
+  study = studies.load('projections')
+  times = [one for one in study.primary if one.metric == 'steps_to_threshold']
+  assert len(times) == 1 and times[0].margin is None
+
+
 def test_list_and_dry_run(capsys):
   code, out, _ = answer(capsys, '--study=list')
   assert code == 0

@@ -97,6 +97,15 @@ def changed(**fields) -> Study:
       'needs a threshold',
     ),
     (
+      dict(
+        primary=(
+          Primary('scale=none', 'baseline', 'steps_to_threshold', margin=50),
+        ),
+        threshold=1.0,
+      ),
+      'steps_to_threshold has no margin',
+    ),
+    (
       dict(probes=('score_rang',)),
       'probe score_rang is not one of score_variance, score_range',
     ),

@@ -189,6 +189,11 @@ def _check_primary(study: Study) -> None:
         f'{_of(study)}: better {one.metric} is {METRICS[one.metric]}, '
         f'not {one.better}'
       )
+    if one.margin is not None and one.metric == 'steps_to_threshold':
+      raise ConfigError(
+        f'{_of(study)}: steps_to_threshold has no margin, the log-rank test '
+        'calls nothing equivalent; leave it out'
+      )
     if one.margin is not None and not one.margin > 0:
       raise ConfigError(f'{_of(study)}: margin {one.margin} must be positive')
 
