@@ -13,7 +13,7 @@ from transformer_jax.ablation.study import PROBES
 from transformer_jax.config import Config
 from transformer_jax.data.batches import Batch
 from transformer_jax.fields import override
-from transformer_jax.nn import attention, randomness
+from transformer_jax.nn import attention, randomness, watch
 from transformer_jax.nn.transformer import Transformer, with_statistics
 from transformer_jax.training.state import initial_state, numbers
 
@@ -209,6 +209,46 @@ def test_the_softmax_lets_less_through_as_its_scores_grow():
   squares = np.stack([passed(growth) for growth in (1.0, 16.0, 256.0)])
   assert np.all(np.diff(squares, axis=0) < 0)
   assert np.all(squares[2] < squares[0] / 20)
+
+
+def wide_additive(rows: int, length: int):
+  """Config, model, parameters and a batch of one wide additive head."""
+  values = {
+    **PRESETS['test'].overrides,
+    'model.layers': 1,
+    'model.heads': 1,
+    'model.d_k': 256,
+    'model.score': 'additive',
+  }
+  config = override(Config(), values)
+  model = Transformer(config.model, V, V)
+  batch = Batch(*(np.full((rows, length), 5, np.int32) for _ in range(2)))
+  start = initial_state(config, model)
+  params = jax.eval_shape(start, randomness.seed_key(0)).params
+  return config, model, params, batch
+
+
+def test_probes_of_an_additive_score_hold_one_number_a_pair():
+  """Not its hidden layer, which is 256 times that: here two sites' 1 GB."""
+  config, model, params, batch = wide_additive(rows=16, length=128)
+  run = jax.jit(probes.measure(config, model))
+  program = run.lower(params, batch, numbers(config)).compile()
+  pairs = 16 * 128**2 * 4
+  assert program.memory_analysis().temp_size_in_bytes < 40 * pairs
+
+
+@pytest.mark.slow
+def test_scores_of_one_query_after_the_other_are_the_same(monkeypatch):
+  config, model, params = run(score='additive')
+  seen = []
+  for most in (watch.MOST_NUMBERS, 0):
+    monkeypatch.setattr(watch, 'MOST_NUMBERS', most)
+    measured = jax.jit(probes.measure(config, model))
+    seen.append(measured(params, BATCH, numbers(config)))
+  jax.tree.map(
+    lambda one, other: np.testing.assert_allclose(one, other, rtol=2e-5),
+    *seen,
+  )
 
 
 @pytest.mark.slow

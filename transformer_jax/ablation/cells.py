@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from transformer_jax import plugins
 from transformer_jax.ablation.study import (
@@ -16,6 +17,10 @@ from transformer_jax.ablation.study import (
 )
 from transformer_jax.config import Config
 from transformer_jax.fields import override
+
+if TYPE_CHECKING:
+  from transformer_jax.data.tokens import Vocabularies
+  from transformer_jax.nn.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,22 @@ def shared_pairs(study: Study, platform: str) -> int:
 
   models = [arm_config(study, arm).model for arm in study.arms]
   return implementations.shared_pairs(models, platform=platform)
+
+
+def model_of(
+  study: Study, config: Config, vocabularies: 'Vocabularies'
+) -> 'Transformer':
+  """That of a run, whose attention is computed as in all arms."""
+  import jax
+
+  from transformer_jax.nn import implementations
+  from transformer_jax.nn.transformer import Transformer
+
+  platform = jax.local_devices()[0].platform
+  pairs = shared_pairs(study, platform)
+  attend = implementations.choose(config.model, platform=platform, pairs=pairs)
+  sizes = vocabularies.source.size, vocabularies.target.size
+  return Transformer(config.model, *sizes, attend)
 
 
 def outside(study: Study) -> dict[str, str]:

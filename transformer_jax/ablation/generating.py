@@ -8,15 +8,12 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-
 from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation.study import WRITTEN, Study
 from transformer_jax.config import Config, DecodeConfig
 from transformer_jax.data.batches import Corpus
 from transformer_jax.inference.translate import translate_sentences
-from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training.population import Member
 
@@ -87,16 +84,7 @@ class Generating:
       self._keep_maps(member, weights)
 
   def model(self, config: Config) -> Transformer:
-    """That of a member, whose attention is computed as in all arms."""
-    sizes = self.corpus.vocabularies
-    platform = jax.local_devices()[0].platform
-    pairs = cells_lib.shared_pairs(self.study, platform)
-    attend = implementations.choose(
-      config.model, platform=platform, pairs=pairs
-    )
-    return Transformer(
-      config.model, sizes.source.size, sizes.target.size, attend
-    )
+    return cells_lib.model_of(self.study, config, self.corpus.vocabularies)
 
   def _scores(
     self, config: Config, model: Transformer, weights: Any

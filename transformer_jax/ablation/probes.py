@@ -20,9 +20,9 @@ from jax import Array
 from transformer_jax.config import Config, DataConfig, DecodeConfig, TrainConfig
 from transformer_jax.data.tokens import PAD
 from transformer_jax.nn.attention import PROJECTIONS as PROJECTIONS_OF
-from transformer_jax.nn.attention import How, all_scores, attention_weights, mix
+from transformer_jax.nn.attention import How, attention_weights, mix
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.nn.watch import SITES, Place, watch
+from transformer_jax.nn.watch import SITES, Place, lean_scores, watch
 from transformer_jax.training.state import Numbers, loss_function, program
 
 # A row is saturated when one weight is above this.
@@ -162,7 +162,7 @@ def measure(
 
   def mean_loss(params, zeros, batch, numbers):
     def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):
-      scores_BHTS = all_scores(q_BTHK, k_BSHK, how)
+      scores_BHTS = lean_scores(q_BTHK, k_BSHK, how)
       see_BTS = seen_pairs(place.site, mask_BTS, batch)
       # Of a single key the weight is 1: no gradient passes there, ever.
       choice_BTS = see_BTS & (jnp.sum(see_BTS, axis=-1, keepdims=True) > 1)

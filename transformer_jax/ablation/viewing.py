@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import heads, places
 from transformer_jax.ablation.study import Study
@@ -153,7 +154,7 @@ class Viewing:
   def __init__(
     self, study: Study, members: Sequence[Member], corpus: Corpus
   ) -> None:
-    self.names, self.members = study.views, members
+    self.study, self.names, self.members = study, study.views, members
     if not self.names:
       return
     pairs = corpus.pairs(members[0].config.data.validation_split)
@@ -169,9 +170,7 @@ class Viewing:
     last = step == config.train.steps and config.train.seed == SHOWN_SEED
     if not self.names or not last:
       return
-    model = Transformer(
-      config.model, self.vocabularies.source.size, self.vocabularies.target.size
-    )
+    model = cells_lib.model_of(self.study, config, self.vocabularies)
     found = {
       name: VIEWS[name](config, model, weights, self.batch, self.vocabularies)
       for name in self.names

@@ -11,9 +11,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from transformer_jax.nn import blockwise
 from transformer_jax.nn.attention import (
   How,
   all_scores,
@@ -24,6 +27,8 @@ from transformer_jax.nn.layers import MultiHeadAttention
 from transformer_jax.nn.stack import Stack
 from transformer_jax.nn.transformer import Transformer
 
+# That a score may hold at once while it is looked at: 64 MiB.
+MOST_NUMBERS = 1 << 24
 SITES = ('encoder_self', 'decoder_self', 'cross')
 
 
@@ -65,6 +70,28 @@ class _Layer:
 Look = Callable[..., tuple[Array, Any]]
 
 
+def lean_scores(q_BTHK: Array, k_BSHK: Array, how: How) -> Array:
+  """`attention.all_scores`, a query after the other where a score holds much.
+
+  The weights of all rows are looked at together, and these are one number a
+  pair; what an additive score holds on the way to them is K times that.
+  """
+  B, T, H, _ = q_BTHK.shape
+  held = blockwise.held_by(how, q_BTHK, k_BSHK)
+  if held == 1 or B * T * k_BSHK.shape[1] * H * held <= MOST_NUMBERS:
+    return all_scores(q_BTHK, k_BSHK, how)
+
+  def scores(q_BTHK: Array, k_BSHK: Array, w: Any, *, scale: Any) -> Array:
+    @jax.checkpoint
+    def of_query(q_BHK: Array) -> Array:
+      return how.scores(q_BHK[:, None], k_BSHK, w, scale=scale)[:, :, 0]
+
+    scores_TBHS = jax.lax.map(of_query, jnp.moveaxis(q_BTHK, 1, 0))
+    return jnp.moveaxis(scores_TBHS, 0, 2)
+
+  return all_scores(q_BTHK, k_BSHK, how._replace(scores=scores))
+
+
 def weights_seen(keep: Callable[[Place, Array, Array], Any]) -> Look:
   """A `look` that changes nothing, and keeps something of the weights.
 
@@ -80,7 +107,7 @@ def weights_seen(keep: Callable[[Place, Array, Array], Any]) -> Look:
     mask_BTS: Array,
     how: How,
   ) -> tuple[Array, Any]:
-    scores_BHTS = all_scores(q_BTHK, k_BSHK, how)
+    scores_BHTS = lean_scores(q_BTHK, k_BSHK, how)
     weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
     return mix(weights_BHTS, v_BSHE), keep(place, weights_BHTS, mask_BTS)
 
