@@ -99,6 +99,15 @@ def test_open_limits_are_infinite_and_one_seed_has_no_interval():
   assert '(no interval, 1 seed)' in text
 
 
+def test_runs_without_any_difference_are_said_to_be_the_same():
+  row = {**ROW, 'verdict': 'not enough evidence', 'seeds_needed': 6}
+  row |= {'difference': 0.0, 'pairing': {'width_ratio': 0.0}}
+  assert answers.sentence(row).endswith('the same value, to the last digit.')
+  assert answers.sentence(row, language='ko').endswith('자리까지 같습니다.')
+  for other in ({'difference': 0.1}, {'pairing': {'width_ratio': 0.3}}):
+    assert 'last digit' not in answers.sentence({**row, **other})
+
+
 def test_diverged_runs_are_said():
   row = {**ROW, 'verdict': 'worse', 'diverged': 2}
   assert answers.sentence(row).endswith('2 of 5 runs of b diverged.')

@@ -106,6 +106,7 @@ PARTS = {
     never=' (no number of seeds can be named that would be enough)',
     few=' (fewer than three seeds)',
     diverged=' {diverged} of {seeds} runs of {variant} diverged.',
+    same=' With every seed both have the same value, to the last digit.',
   ),
   'ko': dict(
     gap='{name} 차이 {difference}{unit} ({inside})',
@@ -119,6 +120,7 @@ PARTS = {
     never='(필요한 시드 수를 말할 수 없습니다)',
     few='(시드가 세 개 미만입니다)',
     diverged=' ‘{variant}’의 실행 {seeds}회 중 {diverged}회가 발산했습니다.',
+    same=' 모든 시드에서 두 값이 마지막 자리까지 같습니다.',
   ),
 }
 
@@ -216,7 +218,8 @@ def _reason(row: Mapping[str, Any], language: str) -> str:
 def sentence(
   row: Mapping[str, Any], *, language: str = 'en', level: str = '95 %'
 ) -> str:
-  """One comparison in one sentence, and another where runs diverged.
+  """One comparison in one sentence, and another where runs are the same, or
+  diverged.
 
   Args:
     row: of summary.json.
@@ -240,6 +243,9 @@ def sentence(
     reason=_reason(row, language),
     few=parts['few'] if row['seeds'] < 3 else '',
   )
+  # The differences have no spread, and their mean is zero.
+  if row['difference'] == row.get('pairing', {}).get('width_ratio') == 0:
+    text += parts['same']
   if row['diverged']:
     text += parts['diverged'].format(
       diverged=row['diverged'], seeds=row['seeds'], variant=row['variant']
