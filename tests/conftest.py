@@ -12,6 +12,7 @@ if KNOWN and 'fusion_emitters' not in FLAGS:
   os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # What tests start is meant to hear these; a job in the background inherits that
 # they are ignored.
@@ -25,3 +26,10 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_disable_most_optimizations', True)
 # An array that broadcasts by accident is a bug that looks like a result.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def left_as_found():
+  """Who changes this for one module doubles the time of all after it."""
+  yield
+  assert jax.config.values['jax_disable_most_optimizations']

@@ -65,7 +65,6 @@ STUDY = Study(
 @pytest.fixture(scope='module', autouse=True)
 def programs_as_in_a_worker():
   """Whatever ran before: bits are compared with those of other processes."""
-  jax.config.update('jax_disable_most_optimizations', True)
   population._programs.cache_clear()
   compilation_cache.reset_cache()
   yield

@@ -41,14 +41,12 @@ def remembered(name):
 
 @pytest.fixture(scope='module', autouse=True)
 def quick_programs():
-  """Compiled with less care, once."""
+  """Compiled once."""
   with pytest.MonkeyPatch.context() as patch:
     for name, used_in in PROGRAMS.items():
       patch.setattr(used_in, name, remembered(name))
-    jax.config.update('jax_disable_most_optimizations', True)
     compilation_cache.reset_cache()
     yield
-  jax.config.update('jax_disable_most_optimizations', False)
   jax.config.update('jax_compilation_cache_dir', None)
   compilation_cache.reset_cache()
 
