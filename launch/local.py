@@ -3,8 +3,9 @@
     python -m launch.local --processes=2 --devices=4 \\
       experiments.train --workdir=runs/two --preset=tiny --mesh.fsdp=8
 
-Each process sees its own devices and finds the others on the loopback
-interface. What rank 0 says goes to the terminal; every rank has a log in
+Each process sees its own devices, with --platform=cuda of those that
+CUDA_VISIBLE_DEVICES shows, and finds the others on the loopback interface.
+What rank 0 says goes to the terminal; every rank has a log in
 --logs. They live and die together: when one ends badly the others have
 --grace_seconds to leave by themselves, then they are killed, which costs
 nothing but the steps since the last save. Preempted (75) and crashed runs are
@@ -14,6 +15,8 @@ retries.
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import signal
@@ -85,11 +88,59 @@ def free_port() -> int:
 
 
 def devices_of(rank: int, devices: int, platform: str) -> dict[str, str]:
-  """The environment in which a rank has its own devices and no others."""
-  if platform == 'cuda':
-    own = range(rank * devices, (rank + 1) * devices)
-    return {'CUDA_VISIBLE_DEVICES': ','.join(map(str, own))}
-  return {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
+  """The environment in which a rank has its own devices and no others.
+
+  Of the GPUs that this program itself may see, where CUDA_VISIBLE_DEVICES says.
+
+  Raises:
+    ConfigError: there are too few of them.
+  """
+  if platform == 'cpu':
+    return {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
+  ends = rank * devices, (rank + 1) * devices
+  own = [str(number) for number in range(*ends)]
+  given = os.environ.get('CUDA_VISIBLE_DEVICES')
+  if given is not None:
+    seen = [name for name in given.split(',') if name.strip()]
+    own = seen[slice(*ends)]
+    if len(own) < devices:
+      raise ConfigError(
+        f'CUDA_VISIBLE_DEVICES={given} shows {len(seen)} GPUs, and {ends[1]} '
+        'are asked for: ask for fewer, or show more'
+      )
+  # Else JAX falls back to the CPU where CUDA does not come up.
+  return {'JAX_PLATFORMS': 'cuda', 'CUDA_VISIBLE_DEVICES': ','.join(own)}
+
+
+def admit_platform(platform: str, processes: int, devices: int) -> None:
+  """Refuses devices that the processes could not have.
+
+  Raises:
+    ConfigError: JAX has no CUDA here, or too few GPUs may be seen.
+  """
+  plugins = importlib.metadata.entry_points(group='jax_plugins')
+  if platform == 'cuda' and not any('cuda' in one.value for one in plugins):
+    raise ConfigError(
+      "--platform=cuda: JAX has no CUDA here, pip install 'jax[cuda12]'"
+    )
+  devices_of(processes - 1, devices, platform)
+
+
+def admit_module(name: str) -> None:
+  """Refuses what `python -m` would not find: it ends as a crash does.
+
+  Raises:
+    ConfigError: there is no such module, or it is a package without a program.
+  """
+  why = 'is it spelt right, and is this the folder of the code?'
+  try:
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations is not None:
+      spec = importlib.util.find_spec(f'{name}.__main__')
+  except (ImportError, ValueError) as error:
+    spec, why = None, str(error)
+  if spec is None:
+    raise ConfigError(f'no module {name} that can be run: {why}')
 
 
 def ranks(
@@ -267,6 +318,8 @@ def main(arguments: Sequence[str]) -> int:
   options = parse(arguments)
   logs = pathlib.Path(options.logs)
   try:
+    admit_module(options.module)
+    admit_platform(options.platform, options.processes, options.devices)
     open_logs(logs)
   except ConfigError as error:
     print('error:', error, file=sys.stderr)

@@ -39,6 +39,7 @@ def ablate(options: argparse.Namespace, shard: str) -> list[str]:
 
 def on_local(options: argparse.Namespace) -> int:
   """Every worker a process of its own, each started again by itself."""
+  local.admit_platform(options.platform, options.workers, 1)
   stop = local.Stop()
   stop.listen()
   logs = pathlib.Path(options.workdir).expanduser() / 'logs'

@@ -1,5 +1,6 @@
 """launch.local: who is started, who is stopped, what is tried again."""
 
+import importlib.metadata
 import os
 import pathlib
 import signal
@@ -86,10 +87,57 @@ def test_ranks_find_each_other_and_their_own_devices(tmp_path):
   assert [e['JAX_PROCESS_ID'] for e in (first, second)] == ['0', '1']
   assert first['JAX_NUM_PROCESSES'] == '2'
   assert first['JAX_NUM_CPU_DEVICES'] == '4'
-  gpus = local.ranks([], tmp_path, processes=2, devices=2, platform='cuda')
-  assert gpus[1].environment['CUDA_VISIBLE_DEVICES'] == '2,3'
   alone = local.ranks([], tmp_path, processes=1, devices=2, platform='cpu')
   assert 'JAX_NUM_PROCESSES' not in alone[0].environment
+
+
+@pytest.mark.parametrize(
+  ('given', 'own'),
+  [(None, '2,3'), ('4,5,6,7', '6,7'), ('GPU-1a,GPU-2b,0, 3', '0, 3')],
+)
+def test_ranks_share_out_the_gpus_that_may_be_seen(given, own, monkeypatch):
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  if given is not None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', given)
+  second = local.devices_of(1, 2, 'cuda')
+  assert second == {'JAX_PLATFORMS': 'cuda', 'CUDA_VISIBLE_DEVICES': own}
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+  """(words) -> what the launcher says, having started and written nothing."""
+
+  def run(*words):
+    assert local.main([f'--logs={tmp_path}/logs', *words]) == local.REFUSED
+    assert list(tmp_path.iterdir()) == []
+    told = capsys.readouterr().err
+    assert told.startswith('error: ') and told.count('\n') == 1
+    return told
+
+  return run
+
+
+@pytest.mark.parametrize('given', ['', '4,5,6'])
+def test_gpus_that_may_not_be_seen_are_refused(given, refused, monkeypatch):
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', given)
+  points = [importlib.metadata.EntryPoint('cuda', 'p.xla_cuda12', 'g')]
+  monkeypatch.setattr(importlib.metadata, 'entry_points', lambda group: points)
+  words = ['--platform=cuda', '--processes=2', '--devices=2', 'this']
+  count = len(given.split(',')) if given else 0
+  told = f'CUDA_VISIBLE_DEVICES={given} shows {count} GPUs, and 4 are asked for'
+  assert told in refused(*words)
+
+
+def test_a_jax_without_cuda_is_refused_to_who_asks_for_it(refused, monkeypatch):
+  monkeypatch.setattr(importlib.metadata, 'entry_points', lambda group: [])
+  assert "pip install 'jax[cuda12]'" in refused('--platform=cuda', 'this')
+
+
+@pytest.mark.parametrize(
+  'name', ['experiments.trian', 'experimentz.train', 'experiments', '.train']
+)
+def test_a_module_that_is_not_there_is_refused(name, refused):
+  assert f'no module {name} that can be run: ' in refused(name)
 
 
 # Says that it is there, leaves with 75 when it is asked to; with 1 on Ctrl-C.

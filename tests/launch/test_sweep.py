@@ -104,6 +104,16 @@ def test_a_workdir_that_takes_no_logs_is_refused(tmp_path, monkeypatch):
   assert sweep.main([*words, f'--workdir={tmp_path}/file']) == 2
 
 
+def test_gpus_that_may_not_be_seen_are_refused(tmp_path, monkeypatch):
+  # In one line of the launcher's, not by a traceback in each worker's thread.
+  monkeypatch.setattr(local.Stop, 'listen', lambda self: None)
+  monkeypatch.setattr(local, 'run_once', lambda *_, **__: 0)
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3')
+  words = ['--on=local', '--workers=2', '--study=s', '--platform=cuda']
+  assert sweep.main([*words, f'--workdir={tmp_path}/run']) == 2
+  assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
   ('ends', 'code'), [([0, 0], 0), ([0, 2], 2), ([1, 2], 2), ([1, 75], 75)]
 )

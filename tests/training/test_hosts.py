@@ -179,6 +179,8 @@ def test_two_processes_train_save_restore_and_decode_as_one(
   mesh = ('--mesh.data=-1', '--mesh.fsdp=2')
   said = train(launched, two, 2, 2, *mesh, steps=4)
   assert 'finished at step 4' in said[0].log
+  devices = 'devices: 4 x cpu, 2 processes, data 2 x fsdp 2\n'
+  assert devices in said[0].log and devices not in said[1].log
   assert 'step' not in said[1].log.split()
   # What four devices of two processes saved, one takes up, and eight.
   assert restored(two, 4, data=1) == arrays(two, 4)
@@ -323,6 +325,24 @@ def test_a_number_of_the_environment_is_one(monkeypatch):
   monkeypatch.setenv('JAX_NUM_PROCESSES', 'two')
   with pytest.raises(ConfigError, match='JAX_NUM_PROCESSES=two is not a numb'):
     hosts.start(alone('here:1', 0, 0))
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_who_is_told_everything_asks_no_scheduler(named, monkeypatch):
+  # Of a SLURM step JAX takes one GPU a process, unless it does not ask.
+  step = {'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'n[1-2]'}
+  step |= {'SLURM_NTASKS': '2', 'SLURM_PROCID': '1', 'SLURM_LOCALID': '0'}
+  for name, value in step.items():
+    monkeypatch.setenv(name, value)
+  given = {}
+  monkeypatch.setattr(hosts, 'keep_stdout', lambda: None)
+  monkeypatch.setattr(jax.distributed, 'initialize', given.update)
+  hosts.start(alone('here:1', 2, 1) if named else alone('', 0, -1))
+  if named:
+    assert given['cluster_detection_method'] == 'deactivate'
+    assert given['coordinator_address'] == 'here:1'
+  else:
+    assert not {'cluster_detection_method', 'process_id'} & set(given)
 
 
 # Would wait for two seconds only, and is refused as every program is.

@@ -1,9 +1,15 @@
 """Processes that miss each other; here as objects on one machine."""
 
+import contextlib
+import os
 import queue
+import socket
 import time
+import types
 
+import jax
 import pytest
+from jax._src import distributed
 
 from transformer_jax.training import peers as peers_lib
 from transformer_jax.training.peers import Peer, watched
@@ -114,6 +120,76 @@ def test_a_stranger_is_not_heard(capfd):
   shut(first)
   for line in stranger._lines:
     line.close()
+
+
+def has_ipv6():
+  with contextlib.suppress(OSError):
+    socket.create_server(('::1', 0), family=socket.AF_INET6).close()
+    return True
+  return False
+
+
+@pytest.fixture
+def second(monkeypatch):
+  """(coordinator, port, token) -> this process is the second of two."""
+
+  def be(coordinator, port, token):
+    found = types.SimpleNamespace(
+      coordinator_address=coordinator,
+      client=types.SimpleNamespace(
+        blocking_key_value_get=lambda *_: f'{port} {token}'
+      ),
+    )
+    monkeypatch.setattr(distributed, 'global_state', found)
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+
+  return be
+
+
+@pytest.mark.parametrize(
+  ('known_as', 'coordinator'),
+  [
+    ('127.0.0.1', '127.0.0.1:1'),
+    ('localhost', 'localhost:1'),
+    ('::1', '[::1]:1'),
+    # Known to others by an address of either kind.
+    ('node7', '127.0.0.1:1'),
+    ('node7', '[::1]:1'),
+  ],
+)
+def test_the_first_is_reached_by_any_address(
+  known_as, coordinator, second, monkeypatch
+):
+  if '::1' in coordinator and not has_ipv6():
+    pytest.skip('no IPv6 here')
+  both = [Peer(0), Peer(1)]
+  monkeypatch.setattr(peers_lib, 'Peer', both.__getitem__)
+  port, token = both[0].serve(known_as)
+  second(coordinator, port, token)
+  with watched():
+    while not both[0]._lines:
+      time.sleep(0.001)
+  both[0].end()
+  shut(both[0])
+  for peer in both:
+    for line in peer._lines:
+      line.close()
+
+
+def test_who_does_not_reach_the_first_says_so(second, monkeypatch, capfd):
+  def leave(code):
+    raise SystemExit(code)
+
+  monkeypatch.setattr(os, '_exit', leave)
+  with socket.create_server(('127.0.0.1', 0)) as closed:
+    port = closed.getsockname()[1]
+  second('127.0.0.1:1', port, 'token')
+  with pytest.raises(SystemExit) as left, watched():
+    pass
+  told = capfd.readouterr().err
+  assert left.value.code == 1 and told.count('\n') == 1
+  assert told.startswith('error: process 1 has no connection to process 0 (')
 
 
 def test_one_process_has_nobody_to_watch():

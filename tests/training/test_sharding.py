@@ -23,7 +23,7 @@ from transformer_jax.inference.evaluate import score_pairs, scores_of_pairs
 from transformer_jax.inference.translate import translate_sentences
 from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.training import program, ring, sharding
+from transformer_jax.training import program, ring, setup, sharding
 from transformer_jax.training.checkpoint import Checkpoints, by_path
 from transformer_jax.training.state import (
   initial_state,
@@ -409,6 +409,14 @@ def test_sizes_that_do_not_fit_are_one_line(sizes, told):
   with pytest.raises(ConfigError, match=told) as refused:
     sharding.make_mesh(MeshConfig(**sizes))
   assert '\n' not in str(refused.value)
+
+
+def test_what_a_run_goes_over_is_said():
+  for sizes, said in (
+    (dict(data=-1, fsdp=2), '8 x cpu, data 4 x fsdp 2'),
+    (dict(data=1), '1 of 8 x cpu'),
+  ):
+    assert setup.of_devices(sharding.layout(MeshConfig(**sizes))) == said
 
 
 def test_one_run_has_no_use_for_replicas():

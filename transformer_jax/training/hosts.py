@@ -92,6 +92,9 @@ def start(options: types.SimpleNamespace) -> None:
     coordinator_address=coordinator,
     num_processes=processes,
     process_id=process,
+    # Else JAX, inside a SLURM step or an MPI run, takes one GPU of those it
+    # sees, the one of the task's number.
+    cluster_detection_method='deactivate',
   )
   waited = threading.Timer(
     WAIT_SECONDS, _leave, (process, coordinator if process > 0 else '')

@@ -45,17 +45,13 @@ def watched() -> Iterator[None]:
   # Neither the store nor the address has a public name.
   from jax._src import distributed
 
-  joined: Any = distributed.global_state
-  host = str(joined.coordinator_address).rsplit(':', 1)[0]
-  if jax.process_index() == 0:
-    peer = Peer(0)
-    port, token = peer.serve(host)
-    joined.client.key_value_set(ADDRESS, f'{port} {token}')
-  else:
-    found = joined.client.blocking_key_value_get(ADDRESS, START_SECONDS * 1000)
-    port, token = found.split()
-    peer = Peer(jax.process_index())
-    peer.connect(host, int(port), token)
+  rank = jax.process_index()
+  try:
+    peer = _connected(distributed.global_state, rank)
+  except OSError as error:
+    line = f'process {rank} has no connection to process 0 ({error})'
+    os.write(2, f'error: {line}; process {rank} leaves\n'.encode())
+    os._exit(CRASHED)
   try:
     yield
   except ConfigError as error:
@@ -79,6 +75,38 @@ def watched() -> Iterator[None]:
     peer.end()
 
 
+def _connected(joined: Any, rank: int) -> 'Peer':
+  """This process of those that JAX has joined.
+
+  Raises:
+    OSError: it does not reach process 0, or cannot be reached as that.
+  """
+  peer = Peer(rank)
+  # An address of IPv6 stands in brackets before its port.
+  host = str(joined.coordinator_address).rsplit(':', 1)[0].strip('[]')
+  if rank == 0:
+    port, token = peer.serve(host)
+    joined.client.key_value_set(ADDRESS, f'{port} {token}')
+  else:
+    found = joined.client.blocking_key_value_get(ADDRESS, START_SECONDS * 1000)
+    port, token = found.split()
+    peer.connect(host, int(port), token)
+  return peer
+
+
+def _listening(host: str) -> socket.socket:
+  """A server on a free port of this machine, which others know as `host`."""
+  if host == '::1':
+    return socket.create_server((host, 0), family=socket.AF_INET6)
+  if host == 'localhost' or host.startswith('127.'):
+    return socket.create_server(('127.0.0.1', 0))
+  if not socket.has_dualstack_ipv6():
+    return socket.create_server(('', 0))
+  return socket.create_server(
+    ('', 0), family=socket.AF_INET6, dualstack_ipv6=True
+  )
+
+
 class Peer:
   """This process's connections: to all others of process 0, else to it."""
 
@@ -95,8 +123,7 @@ class Peer:
   def serve(self, host: str) -> tuple[int, str]:
     """Of process 0: takes connections; returns their port and password."""
     token = secrets.token_hex(16)
-    local = host in ('localhost', '::1') or host.startswith('127.')
-    self._server = socket.create_server(('127.0.0.1' if local else '', 0))
+    self._server = _listening(host)
     self._thread(self._accept, self._server, token)
     self._thread(self._live)
     return self._server.getsockname()[1], token

@@ -172,6 +172,7 @@ def planned(
   served = ring.serve(
     config.model, layout, platform=jax.local_devices()[0].platform
   )
+  say(f'devices: {of_devices(layout)}')
   say(f'attention: {served.why}{at_the_widest(config, served, plan)}')
   model = Transformer(
     config.model,
@@ -181,6 +182,17 @@ def planned(
     layout.around,
   )
   return plan, model
+
+
+def of_devices(layout: Alone) -> str:
+  """What a run is laid out on: a fall-back to the CPU is seen at once."""
+  count, kind = jax.device_count(), jax.devices()[0].device_kind
+  if not isinstance(layout, sharding.Layout):
+    return f'1 of {count} x {kind}' if count > 1 else f'1 x {kind}'
+  sizes = layout.mesh.shape.items()
+  axes = ' x '.join(f'{axis} {size}' for axis, size in sizes if size > 1)
+  several = f', {jax.process_count()} processes' if hosts.several() else ''
+  return f'{count} x {kind}{several}, {axes}'
 
 
 def admit_lengths(config: Config, corpus: Corpus) -> None:
