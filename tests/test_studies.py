@@ -99,6 +99,15 @@ def test_no_two_arms_of_a_study_are_one(name):
       assert start(one.model) != start(other.model), (one, other)
 
 
+@pytest.mark.parametrize('name', studies.names())
+def test_a_factor_on_products_is_none_of_sums_and_cosines(name):
+  study = studies.load(name)
+  for arm in study.arms:
+    model = cells.arm_config(study, arm).model
+    if model.score in ('additive', 'cosine'):
+      assert model.scale == 'none', arm.name
+
+
 def test_default_study_answers_the_founding_questions():
   study = studies.load(studies.DEFAULT)
   assert study.seeds >= 5

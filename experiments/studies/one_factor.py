@@ -3,10 +3,11 @@
 A map, not an answer: four comparisons are declared as primary, all others are
 intervals without a verdict. Expected: no residual sum and no content (uniform)
 lose most, most others little. Where a choice needs company (a narrower
-embedding cannot be tied) it is given, and the name says so. At heads d_k =
-d_model the recipe, fan_in and fan_avg are one: fan_in stands beside d_k=8, and
-fan_avg beside initialization=fairseq. Each arm chooses its learning rate and
-warmup, as scale, norm and residual want others.
+embedding cannot be tied, additive and cosine go without the factor on products)
+it is given, and the name says so. At heads d_k = d_model the recipe, fan_in and
+fan_avg are one: fan_in stands beside d_k=8, and fan_avg beside
+initialization=fairseq. Each arm chooses its learning rate and warmup, as scale,
+norm and residual want others.
 
 Cost: 684 runs of 120 steps to choose learning rates, 380 to judge, and 36
 programs to compile; not measured yet.
@@ -41,6 +42,8 @@ AXES = (
   'model.initialization',
 )
 NEEDS = {
+  'model.score=additive': {'model.scale': 'none'},
+  'model.score=cosine': {'model.scale': 'none'},
   'model.position_join=concat_narrow': {
     'model.tie': 'none',
     'model.d_position': 8,

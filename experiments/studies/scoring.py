@@ -1,19 +1,20 @@
 """Which function says how well a key answers a query.
 
 Every score of the config at one width, and `uniform`, which does not look at
-all and must be worse: the known-bad arm. Expected: dot, general and additive
-level; cosine, whose scores lie within one, too flat; uniform at the loss of a
-model that cannot tell positions apart. A matrix in each
-head makes general 5 % larger: its control is the baseline with a wider
-feed-forward. Each arm chooses its learning rate.
+all and must be worse: the known-bad arm. The factor belongs to products, whose
+variance grows with d_k: additive and cosine have none. Expected: dot, general
+and additive level; cosine, whose scores lie within one, too flat; uniform at
+the loss of a model that cannot tell positions apart. A matrix in each head
+makes general 5 % larger: its control is the baseline with a wider feed-forward.
+Each arm chooses its learning rate and warmup.
 
-Cost: 54 runs of 120 steps to choose learning rates, 120 to judge; by estimate
-twenty minutes on two cores.
+Cost: 108 runs of 120 steps to choose learning rates, 120 to judge; not measured
+yet.
 
   python -m experiments.ablate --study=scoring --workdir=runs/scoring
 """
 
-from experiments.small import SMALL, TUNING
+from experiments.small import SMALL, TUNING_WARMUP
 from transformer_jax.ablation.study import (
   Arm,
   Primary,
@@ -21,6 +22,7 @@ from transformer_jax.ablation.study import (
   arms,
   axis,
   chain,
+  product,
 )
 
 STUDY = Study(
@@ -29,13 +31,16 @@ STUDY = Study(
   paper='3.2.1: additive and dot-product attention are similar in complexity; '
   'Table 3 (B): reducing d_k hurts, "a more sophisticated compatibility '
   'function than dot product may be beneficial"',
-  axes=('model.score', 'model.d_ff'),
+  axes=('model.score', 'model.scale', 'model.d_ff'),
   baseline=SMALL,
   arms=(
     *arms(
       chain(
         [{}],
-        axis('model.score', 'additive', 'general', 'cosine', 'uniform'),
+        product(
+          axis('model.score', 'additive', 'cosine'), axis('model.scale', 'none')
+        ),
+        axis('model.score', 'general', 'uniform'),
       ),
       roles={'score=uniform': 'known_bad'},
     ),
@@ -43,13 +48,13 @@ STUDY = Study(
     Arm('as large as score=general', {'model.d_ff': 70}, 'control'),
   ),
   primary=(
-    Primary('score=additive', 'baseline', margin=0.05),
+    Primary('score=additive scale=none', 'baseline', margin=0.05),
     Primary('score=general', 'baseline', margin=0.05),
-    Primary('score=cosine', 'baseline', margin=0.05),
+    Primary('score=cosine scale=none', 'baseline', margin=0.05),
     Primary('score=uniform', 'baseline', margin=0.05),
   ),
   seeds=10,
   looks=(5, 10),
-  tuning=TUNING,
+  tuning=TUNING_WARMUP,
   threshold=1.0,
 )
