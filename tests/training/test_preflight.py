@@ -1,5 +1,6 @@
 """The step compiled beforehand: what it needs, and what is refused."""
 
+import functools
 import importlib.util
 import os
 import types
@@ -39,10 +40,16 @@ def config(**changes):
   )
 
 
-def test_parts_of_the_state_follow_from_the_mesh():
-  alone = preflight.predict(
+@functools.cache
+def on_one() -> preflight.Prediction:
+  """Of the step on one device."""
+  return preflight.predict(
     config(), vocabulary=16, length=16, devices=jax.devices()[:1]
   )
+
+
+def test_parts_of_the_state_follow_from_the_mesh():
+  alone = on_one()
   cut = preflight.predict(
     config(mesh__data=1, mesh__fsdp=8),
     vocabulary=16,
@@ -62,9 +69,6 @@ def test_parts_of_the_state_follow_from_the_mesh():
 def test_the_step_needs_what_the_loop_of_training_needs():
   """One step is compiled here, several in a loop where it is trained."""
   own = config(mesh__data=1)
-  found = preflight.predict(
-    own, vocabulary=16, length=16, devices=jax.devices()[:1]
-  )
   model = Transformer(own.model, 16, 16)
   key = jax.ShapeDtypeStruct((2,), np.uint32)
   start = jax.eval_shape(initial_state(own, model), key)
@@ -74,14 +78,14 @@ def test_the_step_needs_what_the_loop_of_training_needs():
   loop = jax.jit(train_steps(own, model), donate_argnums=0)
   trained = loop.lower(start, batches, np.int32(1), key, numbers(own))
   peak = fit.peak(trained.compile())
-  assert found.estimate.peak == pytest.approx(peak, rel=0.05)
+  assert on_one().estimate.peak == pytest.approx(peak, rel=0.05)
 
 
 def test_a_step_that_does_not_fit_is_refused(monkeypatch):
   monkeypatch.setattr(fit, 'device_memory', lambda device: 1000.0)
   options = program_options(length=16)
   with pytest.raises(ConfigError, match='a step needs .* --optim.accumulate'):
-    program.main(config(mesh__data=8), options)
+    program.main(config(mesh__data=1), options)
 
 
 def program_options(**changes):
