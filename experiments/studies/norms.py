@@ -11,7 +11,7 @@ What misleads here is the learning rate: pre-norm wants another one than
 post-norm, and a shorter warmup. So the study has two warmups in its grid, and
 its second verdict is the one to read.
 
-Cost: 144 runs of 120 steps to choose learning rates, 96 to judge.
+Cost: 192 runs of 120 steps to choose learning rates, 128 to judge.
 
   python -m experiments.ablate --study=norms --workdir=runs/norms
 """
@@ -23,7 +23,7 @@ STUDY = Study(
   name='norms',
   question='Why add and norm: which norm, where, and why the residual sum?',
   paper='3.1: LayerNorm(x + Sublayer(x))',
-  axes=('model.norm', 'model.norm_order', 'model.residual'),
+  axes=('model.norm', 'model.norm_order', 'model.residual', 'model.d_ff'),
   baseline={**SMALL, 'model.layers': 4},
   arms=(
     Arm('layer, post', {}),
@@ -32,6 +32,9 @@ STUDY = Study(
     Arm('batch, post', {'model.norm': 'batch'}),
     Arm('none', {'model.norm': 'none'}),
     Arm('no residual', {'model.residual': 'none'}, 'known_bad'),
+    # As `experiments.matched` finds them: what the norms' own numbers give.
+    Arm('as large as rms, post', {'model.d_ff': 63}, 'control'),
+    Arm('as large as none', {'model.d_ff': 62}, 'control'),
   ),
   primary=(
     Primary('layer, pre', 'layer, post', margin=0.05),

@@ -8,9 +8,11 @@ another one, so shared queries and keys cost most; shared keys and values cost
 little. Of shared queries and keys the time is judged beside the loss: the steps
 to a validation loss of 1.5, about half of what it is at the start. A smaller
 feed-forward would be no control for a saved matrix, so the control is the
-paper's three with d_k cut to the same number of parameters.
+paper's three with d_k cut to the same number of parameters. Attention without
+projections is smaller than the baseline without any feed-forward, so its
+control goes the other way: it gets a feed-forward that makes up for them.
 
-Each arm chooses its learning rate: 54 runs of 120 steps for that, 120 to judge.
+Each arm chooses its learning rate: 63 runs of 120 steps for that, 140 to judge.
 Cost: six programs; not measured yet.
 
   python -m experiments.ablate --study=projections --workdir=runs/projections
@@ -24,7 +26,7 @@ STUDY = Study(
   question='Why separate matrices for queries, keys and values?',
   paper='3.2.2: queries, keys and values are projected with different, '
   'learned linear projections',
-  axes=('model.projections', 'model.d_k', 'model.score'),
+  axes=('model.projections', 'model.d_k', 'model.d_ff', 'model.score'),
   # H d_k = d_model, so that attention can read the embeddings themselves.
   baseline={**SMALL, 'model.d_k': 32, 'model.d_v': 32},
   arms=(
@@ -34,6 +36,12 @@ STUDY = Study(
     Arm('identity', {'model.projections': 'identity'}),
     # One matrix of D x d_k less: two of half the width are as many numbers.
     Arm('separate, narrow', {'model.d_k': 16}, 'control'),
+    # Without projections a feed-forward of the same number of parameters.
+    Arm(
+      'identity, wide',
+      {'model.projections': 'identity', 'model.d_ff': 135},
+      'control',
+    ),
     Arm('uniform', {'model.score': 'uniform'}, 'known_bad'),
   ),
   primary=(
