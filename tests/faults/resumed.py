@@ -1,13 +1,13 @@
-"""Killed on two processes, resumed on one: its losses beside two unbroken runs.
+"""Killed on two processes, resumed on one: its losses beside one device's.
 
     python -m tests.faults.resumed --workdir=runs/resumed --steps=200 \\
       --preset=tiny --data.source=files:DIR
 
-One device; two processes with four virtual devices each, to the end; the same
-two, one of which is killed (SIGKILL) when the checkpoint of half the steps is
-there, gone on with by one process with eight devices. All flags but the first
-two go to `experiments.train`. The unbroken run on eight devices tells what the
-kill did from what the mesh does, whose sums are taken in another order.
+One device, unbroken; then two processes with four virtual devices each, one of
+which is killed (SIGKILL) when the checkpoint of half the steps is there, gone
+on with by one process with eight devices. With --control, the two processes
+unbroken as well: that tells what the kill did from what the mesh does, whose
+sums are taken in another order. All other flags go to `experiments.train`.
 """
 
 import argparse
@@ -21,8 +21,6 @@ from collections.abc import Mapping, Sequence
 from launch import local
 from tests.faults.place import Place, until
 
-ALONE = ('--mesh.data=1',)
-EIGHT = ('--mesh.fsdp=4', '--mesh.data=2')
 HOURS = 3 * 3600  # seconds until a run that does not end fails
 
 # What was measured of a run: its losses by (step, split).
@@ -74,36 +72,25 @@ def losses(folder: pathlib.Path) -> Losses:
   }
 
 
-def table(one: Losses, whole: Losses, killed: Losses, *, kill_at: int) -> str:
-  """Losses of each step and how far the killed run is from the two others."""
-  heads = [
-    'step',
-    'one device',
-    '2 x 4 devices, unbroken',
-    f'2 x 4, killed after {kill_at}, then 1 x 8',
-    'unbroken to one device',
-    'killed to one device',
-    'killed to unbroken',
-  ]
+def table(runs: Mapping[str, Losses]) -> str:
+  """Losses by name of the run; how far each is from the first one."""
+  first, *others = runs.values()
+  heads = ['step', *runs, *(f'{name}: difference' for name in [*runs][1:])]
   lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
-  for (step, split), loss in one.items():
-    name = f'{step}' if split == 'train' else f'{step}, {split}'
-    other, third = whole[step, split], killed[step, split]
-    apart = [
-      abs(other / loss - 1),
-      abs(third / loss - 1),
-      abs(third / other - 1),
-    ]
-    cells = [name, *(f'{x:.7f}' for x in (loss, other, third))]
+  for at, loss in first.items():
+    name = ', '.join(str(part) for part in at if part != 'train')
+    apart = [abs(other[at] / loss - 1) for other in others]
+    cells = [name, *(f'{own[at]:.7f}' for own in runs.values())]
     lines.append(f'| {" | ".join([*cells, *(f"{x:.0e}" for x in apart)])} |')
   return '\n'.join(lines)
 
 
 def main(arguments: Sequence[str]) -> int:
-  """Trains all three and prints the table; 0 when each did what it should."""
+  """Trains, kills and resumes, prints the table; 0 when all did as meant."""
   parser = argparse.ArgumentParser('tests.faults.resumed', allow_abbrev=False)
   parser.add_argument('--workdir', type=pathlib.Path, required=True)
   parser.add_argument('--steps', type=int, default=200)
+  parser.add_argument('--control', action='store_true')
   options, flags = parser.parse_known_args(arguments)
   steps, folder = options.steps, options.workdir
   kill_at = steps // 2
@@ -114,20 +101,25 @@ def main(arguments: Sequence[str]) -> int:
     f'--train.log_every={max(1, steps // 10)}',
     f'--train.evaluate_every={steps}',
   ]
-  names = ('one', 'unbroken', 'killed')
-  one, whole, killed = (folder / name for name in names)
-  two = dict(processes=2, devices=4)
-  codes = {
-    'one device': run(one, [*words, *ALONE], processes=1, devices=1),
-    '2 x 4': run(whole, [*words, *EIGHT], **two),
-    '2 x 4, killed': run(killed, [*words, *EIGHT], **two, kill_at=kill_at),
-    '1 x 8': run(killed, [*words, *EIGHT], processes=1, devices=8),
+  eight = [*words, '--mesh.fsdp=4', '--mesh.data=2']
+  one, killed, whole = (folder / name for name in ('one', 'killed', 'whole'))
+  ended = run(one, [*words, '--mesh.data=1'], processes=1, devices=1)
+  if any(ended):
+    print(f'error: see {folder}/one_logs/rank0.log', file=sys.stderr)
+    return ended[0]
+  fallen = run(killed, eight, processes=2, devices=4, kill_at=kill_at)
+  ended += run(killed, eight, processes=1, devices=8)
+  runs = {
+    'one device': losses(one),
+    f'2 x 4, killed at {kill_at}, then 1 x 8': losses(killed),
   }
-  print('exit codes:', codes)
-  found = [losses(place) for place in (one, whole, killed)]
-  print(table(*found, kill_at=kill_at))
-  *ended, (other, victim), last = codes.values()
-  well = not any(sum(ended, last)) and other and victim == -signal.SIGKILL
+  if options.control:
+    ended += run(whole, eight, processes=2, devices=4)
+    runs['2 x 4 unbroken'] = losses(whole)
+  print(f'exit codes of the two, one of them killed: {fallen}')
+  print(table(runs))
+  other, victim = fallen
+  well = not any(ended) and other != 0 and victim == -signal.SIGKILL
   return 0 if well else 1
 
 
