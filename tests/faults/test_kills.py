@@ -11,6 +11,7 @@ import signal
 
 import pytest
 
+from tests.faults import __main__ as program
 from tests.faults.__main__ import Row, code, table
 from tests.faults.place import (
   SAVE_EVERY,
@@ -75,6 +76,22 @@ def test_the_table_fails_when_a_fault_did_not_happen_or_left_a_trace():
   fewer = [Row('kill', 50, 49, 49, 49, '')]
   assert code(fewer) == 1 and '| 49 of 50 | 49 | 49 |' in table(fewer)
   assert code([Row('kill', 50, 50, 50, 49, '')]) == 1
+
+
+@pytest.mark.parametrize('jobs', [1, 5])
+def test_kills_that_came_too_late_are_made_up_for(monkeypatch, jobs):
+  asked = []
+
+  def run(_, number, count):
+    asked.append(count)
+    met = count - (number == 2)
+    return Row('', count, met, met, met, '3')
+
+  monkeypatch.setattr(program, 'killed_run', run)
+  place = Place(pathlib.Path(), 1, pathlib.Path())
+  (row,) = program.kills(place, jobs)
+  assert row[1:] == (50, 50, 50, 50, '18 of them inside a save')
+  assert sorted(asked) == [1, *[10] * 5]
 
 
 @pytest.mark.slow
