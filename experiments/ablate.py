@@ -206,8 +206,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     show_studies()
     return 0
   from experiments import matched, studies
-  from transformer_jax.ablation import checks, runner
-  from transformer_jax.ablation import folder as folder_lib
+  from transformer_jax.ablation import checks, declaration, runner
   from transformer_jax.ablation.screen import Screen
   from transformer_jax.training import record
   from transformer_jax.training.guard import stop_signal
@@ -229,7 +228,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     print(describe(study, options.seeds or study.seeds, tuned))
     return 0
   folder = record.open_folder(options.workdir)
-  planned = folder_lib.declare(
+  planned = declaration.declare(
     folder,
     study,
     seeds=options.seeds or None,
@@ -268,10 +267,10 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
 
 def conclude(folder: pathlib.Path) -> None:
   """The verdicts, and the report of a finished study."""
-  from transformer_jax.ablation import folder as folder_lib
+  from transformer_jax.ablation import results as results_lib
   from transformer_jax.ablation.screen import verdict
 
-  for row in folder_lib.read_summary(folder):
+  for row in results_lib.read_summary(folder):
     if row['primary']:
       print(verdict(row))
   if importlib.util.find_spec('transformer_jax.ablation.report') is not None:

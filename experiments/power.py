@@ -23,13 +23,13 @@ EXTRA = (
 
 def main(config: Config, options: types.SimpleNamespace) -> None:
   del config
-  from transformer_jax.ablation import conclusion
-  from transformer_jax.ablation import folder as folder_lib
+  from transformer_jax.ablation import conclusion, declaration
+  from transformer_jax.ablation import results as results_lib
 
   if options.difference < 0:
     raise ConfigError(f'--difference={options.difference} must be positive')
-  study = folder_lib.read_study(options.workdir)
-  results = folder_lib.read_results(options.workdir, study)
+  study = declaration.read_study(options.workdir)
+  results = results_lib.read_results(options.workdir, study)
   print('comparison: spread of pairs, at most; found by now; seeds needed')
   found = {result.cell.phase for result in results}
   for phase in ('paper', 'tuned') if 'tuned' in found else ('paper',):

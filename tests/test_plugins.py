@@ -13,7 +13,8 @@ import pytest
 from experiments import ablate, studies, train
 from tests.choices import BATCH, V, base
 from transformer_jax import flags, plugins
-from transformer_jax.ablation import cells, checks, folder, runner
+from transformer_jax.ablation import cells, checks, declaration, runner
+from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation.screen import Screen
 from transformer_jax.config import ConfigError
 from transformer_jax.fields import FIELDS, from_json, override, to_json
@@ -210,7 +211,7 @@ def test_a_study_from_a_file_runs(tmp_path):
     study = checks.with_overrides(study, cache)
     job = runner.Job(
       folder=place,
-      study=folder.declare(place, study, seeds=None),
+      study=declaration.declare(place, study, seeds=None),
       seeds=1,
       shard=runner.Shard(),
       tuned=studies.tuned('own'),
@@ -218,7 +219,7 @@ def test_a_study_from_a_file_runs(tmp_path):
       screen=Screen(place, 'own', quiet=True),
     )
     assert runner.run(job) == 0
-    results = folder.read_results(place, study)
+    results = results_lib.read_results(place, study)
     assert [r.body['status'] for r in results] == ['finished'] * 2
     sums = [r.body.get('plugins') for r in results]
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -233,8 +234,8 @@ def test_the_text_of_a_file_is_part_of_its_study(tmp_path):
     plugins.load(written(file))
     study = studies.load('own')
     names = [one.identity for one in cells.cells(study, [0], None)]
-    folder.declare(place, study, seeds=None)
-    assert folder.declare(place, study, seeds=None) == study
+    declaration.declare(place, study, seeds=None)
+    assert declaration.declare(place, study, seeds=None) == study
   with process():
     plugins.load(written(file, MINE.replace('2.0', '3.0')))
     study = studies.load('own')
@@ -242,7 +243,7 @@ def test_the_text_of_a_file_is_part_of_its_study(tmp_path):
     # What uses nothing of the file is what it was.
     assert others[0] == names[0] and others[1] != names[1]
     with pytest.raises(ConfigError, match='restore its file or take another'):
-      folder.declare(place, study, seeds=None)
+      declaration.declare(place, study, seeds=None)
 
 
 def test_a_run_is_of_the_text_it_began_with(tmp_path):

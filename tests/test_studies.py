@@ -21,8 +21,9 @@ import pytest
 from experiments import ablate, matched, power, studies
 from tests.ablation.report import study_folder
 from transformer_jax import flags
-from transformer_jax.ablation import cells, checks, runner
+from transformer_jax.ablation import cells, checks, declaration, runner
 from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.config import Config, ModelConfig
 from transformer_jax.nn import randomness
@@ -148,7 +149,7 @@ def test_the_small_model_is_neither_at_chance_nor_at_its_ceiling(
   assert 'not sensitive' not in out
   (row,) = (
     row
-    for row in folder_lib.read_summary(tmp_path)
+    for row in results_lib.read_summary(tmp_path)
     if row['metric'] == 'accuracy'
   )
   assert 0.3 < row['mean'] < 0.97
@@ -281,14 +282,14 @@ def test_a_study_takes_of_a_preset_what_it_can(
   assert code == 75, err
   for text in said:
     assert text in err
-  study = folder_lib.read_study(tmp_path / 'first')
+  study = declaration.read_study(tmp_path / 'first')
   assert study.baseline['data.vocabulary_size'] == 10000
   assert not any(map(checks.unread, study.baseline))
   assert study.baseline['model.d_ff'] == 256 and 'model.d_ff' not in err
-  command = shlex.split(folder_lib.command(tmp_path / 'first', study))
+  command = shlex.split(declaration.command(tmp_path / 'first', study))
   again = f'--workdir={tmp_path / "again"}'
   assert answer(capsys, *command[3:], again)[0] == 75
-  assert study_lib.essence(folder_lib.read_study(tmp_path / 'again')) == (
+  assert study_lib.essence(declaration.read_study(tmp_path / 'again')) == (
     study_lib.essence(study)
   )
 
@@ -312,14 +313,14 @@ def test_the_command_to_repeat_a_study_is_of_this_study(
     body = json.loads(path.read_text())
     del body['overrides']
     path.write_text(json.dumps(body))
-  study = folder_lib.read_study(place)
-  command = shlex.split(folder_lib.command(place, study))
+  study = declaration.read_study(place)
+  command = shlex.split(declaration.command(place, study))
   assert command[:3] == ['python', '-m', 'experiments.ablate']
   assert set(words[:4]) < set(command) and words[4] not in command
   assert ('--model.layers=1' in command) == (known == 'unknown')
   code, _, err = answer(capsys, *command[3:], f'--workdir={tmp_path / "again"}')
   assert code == 75, err
-  again = folder_lib.read_study(tmp_path / 'again')
+  again = declaration.read_study(tmp_path / 'again')
   assert study_lib.essence(again) == study_lib.essence(study)
   assert again.seeds == study.seeds
 
@@ -330,9 +331,9 @@ def test_a_study_can_be_asked_without_its_tuning(capsys, monkeypatch, tmp_path):
   assert 'rates:' not in answer(capsys, *words, '--dry_run')[1]
   code, _, err = answer(capsys, *words, f'--workdir={tmp_path}')
   assert code == 75, err
-  study = folder_lib.read_study(tmp_path)
+  study = declaration.read_study(tmp_path)
   assert study.tuning is None
-  command = folder_lib.command(tmp_path, study)
+  command = declaration.command(tmp_path, study)
   assert '--tune=false' in shlex.split(command)
   # The plan of a folder does not change.
   code, _, err = answer(capsys, *words[:2], f'--workdir={tmp_path}')
@@ -349,7 +350,7 @@ def test_power_without_a_pilot(capsys, tmp_path):
 
 def test_power_of_a_pilot_in_both_phases(capsys, tmp_path):
   study = study_folder.declaration()
-  folder_lib.declare(tmp_path, study, seeds=None)
+  declaration.declare(tmp_path, study, seeds=None)
   recipe = {'optim.learning_rate': 1e-3, 'optim.warmup_steps': 20}
   one = dict(recipe=recipe, basin_octaves=1.0, on_edge=False, grid=[])
   chosen = {arm.name: one for arm in study.arms}
@@ -364,9 +365,9 @@ def test_power_of_a_pilot_in_both_phases(capsys, tmp_path):
     metrics = dict(unigram_loss=3.0)
     if not failed:
       metrics['loss'] = 1 + 0.1 * (n * n % 7)
-    status = folder_lib.DIVERGED if failed else folder_lib.FINISHED
-    folder_lib.begin(tmp_path, study, cell)
-    folder_lib.write_result(
+    status = results_lib.DIVERGED if failed else results_lib.FINISHED
+    results_lib.begin(tmp_path, study, cell)
+    results_lib.write_result(
       tmp_path, cell, dict(status=status, metrics=metrics)
     )
   words = [f'--workdir={tmp_path}', '--difference=0.5']

@@ -22,8 +22,14 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import studies
 from experiments.presets import PRESETS
-from transformer_jax.ablation import checks, runner, tuning, viewing
-from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation import (
+  checks,
+  declaration,
+  runner,
+  tuning,
+  viewing,
+)
+from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.ablation.screen import Screen
 from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
@@ -81,7 +87,7 @@ def study(tmp_path_factory):
 
 def job(study, folder, *, seeds=None, stop=lambda: 0, tuned=''):
   folder.mkdir(exist_ok=True)
-  planned = folder_lib.declare(folder, study, seeds=seeds)
+  planned = declaration.declare(folder, study, seeds=seeds)
   return runner.Job(
     folder=folder,
     study=planned,
@@ -108,7 +114,7 @@ def tables(folder):
 
 
 def test_results_of_every_cell(study, whole):
-  results = folder_lib.read_results(whole, study)
+  results = results_lib.read_results(whole, study)
   assert [(r.cell.seed, r.cell.variant) for r in results] == [
     (seed, arm) for seed in range(3) for arm in ('scaled', 'unscaled')
   ]
@@ -178,7 +184,7 @@ def test_no_cell_is_trained_on_other_data(study, whole, tmp_path):
   shutil.copytree(whole, folder)
   (path,) = (folder / 'data').iterdir()
   body = json.loads(path.read_text())
-  (result, *_) = folder_lib.read_results(folder, study)
+  (result, *_) = results_lib.read_results(folder, study)
   assert body['training'] == result.body['data']
   path.write_text(json.dumps({**body, 'test': 'of another test split'}))
   # All is there: nothing is opened, and nothing is asked.
@@ -223,8 +229,8 @@ def test_looks_are_taken_on_the_way(study, tmp_path, monkeypatch, capsys):
     for cell in chunk.cells:
       wrong = 0.01 * cell.seed + 3 * (cell.variant == 'unscaled')
       metrics = dict(loss=1 + wrong, accuracy=0.5, exact=0.1, unigram_loss=3)
-      folder_lib.begin(folder, job.study, cell)
-      folder_lib.write_result(
+      results_lib.begin(folder, job.study, cell)
+      results_lib.write_result(
         folder, cell, dict(status='finished', metrics=metrics)
       )
     return True
@@ -260,7 +266,7 @@ def test_diverged_runs_are_counted_not_lost(study, tmp_path):
   row = json.loads((folder / 'summary.json').read_text())[0]
   assert row['diverged'] == 3
   assert 'signed-rank' in row['test']
-  results = folder_lib.read_results(folder, wild)
+  results = results_lib.read_results(folder, wild)
   assert {r.body['status'] for r in results if r.cell.variant == 'wild'} == {
     'diverged'
   }
@@ -277,7 +283,7 @@ def test_views_are_kept_of_the_first_seed(study, tmp_path):
     study, views=('heads', 'places'), seeds=2, looks=(2,)
   )
   assert runner.run(job(viewed, tmp_path / 'viewed')) == 0
-  results = folder_lib.read_results(tmp_path / 'viewed', viewed)
+  results = results_lib.read_results(tmp_path / 'viewed', viewed)
   model = results[0].cell.config.model
   shape = (model.layers, model.heads)
   for result in results:

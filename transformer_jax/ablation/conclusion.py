@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from transformer_jax.ablation import stats, survival
-from transformer_jax.ablation.folder import Result
 from transformer_jax.ablation.pairs import Pair, StepsPair
+from transformer_jax.ablation.results import Result
 from transformer_jax.ablation.sequential import level_at
 from transformer_jax.ablation.study import (
   FREE_RUNNING,

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import jax
 
 from transformer_jax.ablation import cells as cells_lib
-from transformer_jax.ablation import conclusion, sequential, tuning
+from transformer_jax.ablation import conclusion, declaration, sequential, tuning
 from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation.cells import Cell
 from transformer_jax.ablation.generating import Generating
 from transformer_jax.ablation.outcome import result_of
@@ -134,7 +135,7 @@ def run(job: Job) -> int:
   if study.tuning is not None:
     if not tune(job):
       return PREEMPTED
-    recipes = folder_lib.recipes(job.folder, study)
+    recipes = results_lib.recipes(job.folder, study)
   cells = cells_lib.cells(study, range(job.seeds), recipes)
   if not work(job, cells, looks=study.looks):
     return PREEMPTED
@@ -181,7 +182,7 @@ def tune(job: Job) -> bool:
 
 def _loss(job: Job, cell: Cell) -> float:
   """On validation, of a tuning cell; a diverged one is the worst."""
-  result = folder_lib.read_result(job.folder, cell)
+  result = results_lib.read_result(job.folder, cell)
   if result is None:
     raise ConfigError(f'{job.folder}: tuning cell {cell.identity} is missing')
   if result.diverged:
@@ -222,7 +223,7 @@ def work(job: Job, cells: Sequence[Cell], *, looks: Sequence[int] = ()) -> bool:
 
   def pending() -> list[Chunk]:
     for cell in cells:
-      if cell.identity not in done and folder_lib.is_done(job.folder, cell):
+      if cell.identity not in done and results_lib.is_done(job.folder, cell):
         done.add(cell.identity)
     job.screen.cells(cells, done)
     look()
@@ -281,16 +282,16 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
   """Train what is not done of a batch, write results; False when stopped."""
   place = job.folder / 'populations' / chunk.name
   pending = [
-    cell for cell in chunk.cells if not folder_lib.is_done(job.folder, cell)
+    cell for cell in chunk.cells if not results_lib.is_done(job.folder, cell)
   ]
   if not pending:
     return True
   for cell in pending:
-    folder_lib.clear(job.folder, cell)
+    results_lib.clear(job.folder, cell)
   cells = _trained_together(place, chunk, pending)
   corpus, prints = _corpus(cells[0].config.data, job.screen.say)
   arms = cells_lib.data_of(job.study, cells[0])
-  folder_lib.admit_data(job.folder, arms, prints)
+  declaration.admit_data(job.folder, arms, prints)
   members = [
     Member(cell.config, _member_folder(job, place, cell, pending))
     for cell in cells
@@ -330,7 +331,7 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
       body = result_of(job.study, members[n], outcomes[n], corpus, written)
       body['probes'] = probing.series(n)
       body['views'] = viewing.seen(n)
-      folder_lib.write_result(job.folder, cell, body)
+      results_lib.write_result(job.folder, cell, body)
   for path in place.iterdir():
     if path.is_dir():
       shutil.rmtree(path)
@@ -362,7 +363,7 @@ def _member_folder(
 ) -> pathlib.Path:
   """The cell's; one that has its result is not written to again."""
   if cell in pending:
-    return folder_lib.begin(job.folder, job.study, cell)
+    return results_lib.begin(job.folder, job.study, cell)
   scratch = place / 'done' / cell.identity
   scratch.mkdir(parents=True, exist_ok=True)
   return scratch
@@ -391,8 +392,8 @@ def write_tables(
     study: as it is planned there.
     look: of so many seeds only.
   """
-  results = folder_lib.read_results(folder, study, look=look)
-  folder_lib.write_text(folder / folder_lib.TABLE, folder_lib.table(results))
+  results = results_lib.read_results(folder, study, look=look)
+  folder_lib.write_text(folder / folder_lib.TABLE, results_lib.table(results))
   rows = conclusion.summary(study, results)
   folder_lib.write_json(folder / folder_lib.SUMMARY, rows)
   return rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer_jax.ablation import folder as folder_lib
+from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation.cells import Cell
 
 EVERY = 10.0  # seconds between lines while a population trains
@@ -91,9 +91,9 @@ def table(folder: pathlib.Path, cells: Sequence[Cell]) -> str:
   rows: dict[str, list[tuple[float, float]]] = {}
   diverged: dict[str, int] = {}
   for cell in cells:
-    name = folder_lib.label(cell)
+    name = results_lib.label(cell)
     rows.setdefault(name, [])
-    result = folder_lib.read_result(folder, cell)
+    result = results_lib.read_result(folder, cell)
     if result is not None and result.diverged:
       diverged[name] = diverged.get(name, 0) + 1
     elif result is not None:

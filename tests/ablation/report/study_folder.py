@@ -10,7 +10,9 @@ import pathlib
 import numpy as np
 
 from transformer_jax.ablation import folder, pairs, stats
+from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation.cells import Cell, cell
+from transformer_jax.ablation.declaration import declare
 from transformer_jax.ablation.study import Arm, LearningRates, Primary, Study
 from transformer_jax.inference import attend
 
@@ -98,7 +100,7 @@ def _maps(place: pathlib.Path, sharpness: float) -> None:
 
 
 def _write(place: pathlib.Path, study: Study, one: Cell, final: float) -> None:
-  here = folder.begin(place, study, one)
+  here = results_lib.begin(place, study, one)
   diverged = one.variant == 'scale=none' and one.seed == 3
   losses = _curve(final, one.seed)[: 2 if diverged else None]
   with open(here / folder.METRICS, 'w', encoding='utf-8') as file:
@@ -117,11 +119,11 @@ def _write(place: pathlib.Path, study: Study, one: Cell, final: float) -> None:
   if one.seed == 0:
     _maps(here, 0.2 if 'none' in one.variant else 0.8)
   slow = 2.2 if 'additive' in one.variant else 1.0
-  folder.write_result(
+  results_lib.write_result(
     place,
     one,
     dict(
-      status=folder.DIVERGED if diverged else folder.FINISHED,
+      status=results_lib.DIVERGED if diverged else results_lib.FINISHED,
       diverged_step=120 if diverged else None,
       metrics=metrics,
       parameters=167_168 + (4_096 if slow > 1 else 0),
@@ -139,7 +141,7 @@ METRICS = {'loss': 'lower', 'accuracy': 'higher', 'exact': 'higher'}
 
 
 def _pairs(
-  study: Study, results: list[folder.Result], phase: str
+  study: Study, results: list[results_lib.Result], phase: str
 ) -> list[pairs.Pair]:
   """Primary ones by loss, then all arms by all metrics that the runs have."""
   base = study.arms[0].name
@@ -182,7 +184,7 @@ def _pairs(
 
 
 def _summary(
-  study: Study, results: list[folder.Result], *, exploratory: bool = False
+  study: Study, results: list[results_lib.Result], *, exploratory: bool = False
 ) -> list[dict]:
   rows = []
   for phase in dict.fromkeys(r.cell.phase for r in results):
@@ -205,8 +207,8 @@ def _summary(
 
 
 def _finish(place: pathlib.Path, study: Study) -> None:
-  found = folder.read_results(place, study)
-  (place / folder.TABLE).write_text(folder.table(found), encoding='utf-8')
+  found = results_lib.read_results(place, study)
+  (place / folder.TABLE).write_text(results_lib.table(found), encoding='utf-8')
   folder.write_json(place / folder.SUMMARY, _summary(study, found))
 
 
@@ -229,7 +231,7 @@ def make(place: pathlib.Path, *, extra: str = '') -> pathlib.Path:
   """The whole folder; `extra` names a fifth arm."""
   place.mkdir(parents=True, exist_ok=True)
   study = declaration(extra=extra)
-  folder.declare(place, study, seeds=None)
+  declare(place, study, seeds=None)
   chosen = {arm.name: _tuned(arm.name) for arm in study.arms}
   folder.write_json(place / folder.TUNING, dict(tolerance=0.02, chosen=chosen))
   for seed in range(study.seeds):
@@ -246,15 +248,15 @@ def make(place: pathlib.Path, *, extra: str = '') -> pathlib.Path:
 
 def make_bare(place: pathlib.Path, study: Study) -> pathlib.Path:
   """One number a run and nothing else, as an early study may have it."""
-  folder.declare(place, study, seeds=None)
+  declare(place, study, seeds=None)
   for seed in range(study.seeds):
     for i, arm in enumerate(study.arms):
       one = cell(study, arm.name, seed=seed, phase='paper')
-      folder.begin(place, study, one)
+      results_lib.begin(place, study, one)
       loss = 1.0 + 0.1 * i + 0.01 * ((seed * (i + 2)) % 3)
       body = dict(
-        status=folder.FINISHED, diverged_step=None, metrics=dict(loss=loss)
+        status=results_lib.FINISHED, diverged_step=None, metrics=dict(loss=loss)
       )
-      folder.write_result(place, one, body)
+      results_lib.write_result(place, one, body)
   _finish(place, study)
   return place

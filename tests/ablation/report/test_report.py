@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 
 from tests.ablation.report import study_folder
-from transformer_jax.ablation import checks, folder, published, report
+from transformer_jax.ablation import (
+  checks,
+  declaration,
+  folder,
+  published,
+  report,
+)
 from transformer_jax.ablation.report import (
   contents,
   fonts,
@@ -311,7 +317,7 @@ def test_the_data_is_named(results, tmp_path):
 
   assert data(tmp_path) == 'task:reverse; content not recorded'
   prints = dict(training='a' * 64, test='b' * 64)
-  folder.admit_data(tmp_path, '', prints)
+  declaration.admit_data(tmp_path, '', prints)
   assert data(tmp_path) == (
     'task:reverse; training, validation and vocabulary aaaaaaaaaaaa, '
     'test bbbbbbbbbbbb'
@@ -434,7 +440,7 @@ def test_folders_without_results(missing, said, tmp_path):
 def test_hint_for_an_unfinished_study_repeats_its_fields(tmp_path):
   given = {'data.source': 'files:my corpus'}
   study = checks.with_overrides(study_folder.declaration(), given)
-  folder.declare(tmp_path, study, seeds=2, overrides=given)
+  declaration.declare(tmp_path, study, seeds=2, overrides=given)
   with pytest.raises(
     ConfigError, match="--seeds=2 '--data.source=files:my corpus'$"
   ):

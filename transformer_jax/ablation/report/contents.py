@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from transformer_jax.ablation import checks, evidence, folder, sequential
+from transformer_jax.ablation import checks, declaration, evidence, sequential
 from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.report import (
   answers,
@@ -145,7 +145,7 @@ def _data(results: Results) -> str:
     (f'{one["arms"]}: ' if one['arms'] else '')
     + f'training, validation and vocabulary {one["training"][:12]}, '
     f'{data.test_split} {one["test"][:12]}'
-    for one in folder.read_data(results.path)
+    for one in declaration.read_data(results.path)
   ]
   if not known:
     prints = {str(run.body.get('data') or '')[:12] for run in results.runs}
@@ -309,6 +309,6 @@ def gather(results: Results) -> Contents:
     more=_more(counted),
     ran=tables.what_ran(results),
     facts=_facts(results),
-    command=folder.command(results.path, study),
+    command=declaration.command(results.path, study),
     questions=_asked(results),
   )

@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from transformer_jax.ablation import folder
+from transformer_jax.ablation import declaration, folder
+from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation.study import Arm, Study, study_hash
 from transformer_jax.config import Config, ConfigError
 
@@ -140,7 +141,7 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> Curves:
   return curves
 
 
-def _run(place: pathlib.Path, result: folder.Result) -> Run:
+def _run(place: pathlib.Path, result: results_lib.Result) -> Run:
   cell = result.cell
   attention = folder.cell_folder(place, cell) / ATTENTION
   return Run(
@@ -163,17 +164,17 @@ def read(workdir: str | pathlib.Path) -> Results:
     ConfigError: it holds no study, no summary yet, or a damaged file.
   """
   place = pathlib.Path(workdir).expanduser()
-  study = folder.read_study(place)
-  found = folder.read_results(place, study)
+  study = declaration.read_study(place)
+  found = results_lib.read_results(place, study)
   if not found or not (place / folder.SUMMARY).exists():
     raise ConfigError(
       f'{place}: study {study.name} has no results yet; finish it with '
-      f'{folder.command(place, study)}'
+      f'{declaration.command(place, study)}'
     )
   return Results(
     path=place,
     study=study,
     runs=tuple(_run(place, result) for result in found),
-    comparisons=tuple(folder.read_summary(place)),
-    tuning=folder.read_tuning(place, study),
+    comparisons=tuple(results_lib.read_summary(place)),
+    tuning=results_lib.read_tuning(place, study),
   )
