@@ -267,12 +267,18 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
 
 def conclude(folder: pathlib.Path) -> None:
   """The verdicts, and the report of a finished study."""
+  from transformer_jax.ablation import declaration, stats
   from transformer_jax.ablation import results as results_lib
   from transformer_jax.ablation.screen import verdict
 
-  for row in results_lib.read_summary(folder):
+  rows = results_lib.read_summary(folder)
+  study = declaration.read_study(folder)
+  chosen = results_lib.read_tuning(folder, study).get('chosen', {})
+  for row in rows:
     if row['primary']:
-      print(verdict(row))
+      print(verdict(row, chosen))
+  if said := stats.promise(rows):
+    print(said)
   if importlib.util.find_spec('transformer_jax.ablation.report') is not None:
     report = importlib.import_module('transformer_jax.ablation.report')
     print(f'report: {report.write(folder)}')

@@ -21,7 +21,13 @@ import pytest
 from experiments import ablate, matched, power, studies
 from tests.ablation.report import study_folder
 from transformer_jax import flags
-from transformer_jax.ablation import cells, checks, declaration, runner
+from transformer_jax.ablation import (
+  cells,
+  checks,
+  declaration,
+  report,
+  runner,
+)
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation import study as study_lib
@@ -386,6 +392,19 @@ def test_power_of_a_pilot_in_both_phases(capsys, tmp_path):
     'score=additive (tuned) against scale=rsqrt_d_k (tuned) (loss)',
   ]
   assert all(line.endswith('for a difference of 0.5') for line in lines[1:])
+
+
+def test_both_verdicts_are_printed_and_the_width_of_the_basin(
+  capsys, monkeypatch, tmp_path
+):
+  monkeypatch.setattr(report, 'write', lambda folder: 'index.html')
+  ablate.conclude(study_folder.make(tmp_path / 'w'))
+  *lines, last, page = capsys.readouterr().out.splitlines()
+  assert page == 'report: index.html'
+  assert last.endswith('so up to 10 % in either.')
+  assert [line.partition(', 5 seeds')[2] for line in lines] == (
+    [''] * 2 + [', basin 2 octaves (baseline 2)'] * 2
+  )
 
 
 def test_arms_of_a_study_are_computed_in_one_way():

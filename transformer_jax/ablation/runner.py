@@ -373,13 +373,14 @@ def take_look(job: Job, seeds: int) -> None:
   """The tables at a look on the way, and its verdicts at its own level."""
   study = job.study
   rows = write_tables(job.folder, study, look=seeds)
+  chosen = results_lib.read_tuning(job.folder, study).get('chosen', {})
   level = sequential.level_at(seeds, study.looks)
   job.screen.say(
     f'look at {seeds} of {study.seeds} planned seeds, level {level:.3g}:'
   )
   for row in rows:
     if row['primary']:
-      job.screen.say(f'  {verdict(row)}')
+      job.screen.say(f'  {verdict(row, chosen)}')
 
 
 def write_tables(

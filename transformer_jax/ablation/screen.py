@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from transformer_jax.ablation import results as results_lib
+from transformer_jax.ablation import tuning
 from transformer_jax.ablation.cells import Cell
 
 EVERY = 10.0  # seconds between lines while a population trains
@@ -73,17 +74,24 @@ class Screen:
     return text + (f', {self._made:,} steps into the next' * (self._made > 0))
 
 
-def verdict(row: Mapping[str, Any]) -> str:
-  """A row of summary.json in one line."""
+def verdict(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+  """A row of summary.json in one line.
+
+  Args:
+    row: of a comparison.
+    chosen: of tuning.json, empty where nothing was tuned.
+  """
   limits = ' to '.join(
     'open' if row[end] is None else f'{row[end]:+.3f}'
     for end in ('ci_low', 'ci_high')
   )
-  return (
-    f'{row["variant"]} against {row["baseline"]}: {row["verdict"]}, '
-    f'{row["metric"]} {row["difference"]:+.3f} ({limits}), '
-    f'{row["seeds"]} seeds'
-  )
+  parts = [
+    f'{row["variant"]} against {row["baseline"]}: {row["verdict"]}',
+    f'{row["metric"]} {row["difference"]:+.3f} ({limits})',
+    f'{row["seeds"]} seeds',
+    tuning.basins(row, chosen),
+  ]
+  return ', '.join(filter(None, parts))
 
 
 def table(folder: pathlib.Path, cells: Sequence[Cell]) -> str:

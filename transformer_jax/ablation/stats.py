@@ -18,12 +18,14 @@ The rules, in the order they apply to a comparison:
 
 p-values of differences are adjusted by Holm over the primary comparisons, and
 so, apart from them, are those of equivalence over the comparisons that have a
-margin. So at most a share alpha of studies call any arm better or worse that
-is not, and at most alpha call any equivalent that is not. Intervals are for
-one comparison each, unadjusted.
+margin. So under one recipe at most a share alpha of studies call any arm better
+or worse that is not, and at most alpha call any equivalent that is not. By the
+paper's recipe and tuned, each arm at its own rate, are two questions: alpha
+holds for each of them, and 2 alpha for both together (`promise`). Intervals are
+for one comparison each, unadjusted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -267,6 +269,21 @@ def conclude(
       insensitive=insensitive,
     )
     for i, pair in enumerate(pairs)
+  )
+
+
+def promise(rows: Sequence[Mapping[str, Any]]) -> str:
+  """What two verdicts a comparison promise together; '' where there is one.
+
+  Args:
+    rows: of summary.json.
+  """
+  if len({row['phase'] for row in rows if row['primary']}) < 2:
+    return ''
+  return (
+    "By the paper's recipe and tuned are two questions: where no arms differ, "
+    'at most 5 % of studies call one better or worse in each, so up to 10 % in '
+    'either.'
   )
 
 

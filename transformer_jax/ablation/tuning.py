@@ -172,6 +172,25 @@ def fits(study: Study, text: str) -> bool:
   return json.loads(text).get('essence') == fingerprint(study)
 
 
+def basins(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+  """How wide the basins of both arms of a tuned comparison are, in words.
+
+  Args:
+    row: of summary.json.
+    chosen: of tuning.json.
+
+  Returns:
+    '' of the paper's recipe, which nobody tuned.
+  """
+  if row['phase'] != 'tuned' or not chosen:
+    return ''
+  arm, base = (
+    chosen[row[side].removesuffix(' (tuned)')]['basin_octaves']
+    for side in ('variant', 'baseline')
+  )
+  return f'basin {arm:.3g} octaves (baseline {base:.3g})'
+
+
 def read(study: Study, text: str) -> dict[str, Any]:
   """A tuning.json of this study.
 

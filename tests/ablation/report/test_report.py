@@ -21,6 +21,7 @@ from transformer_jax.ablation import (
   folder,
   published,
   report,
+  stats,
 )
 from transformer_jax.ablation.report import (
   contents,
@@ -129,6 +130,11 @@ def test_answers_are_the_verdicts_in_both_languages(results, page):
   rows = [row for row in results.comparisons if row['primary']]
   assert [one.verdict for one in found] == [row['verdict'] for row in rows]
   assert len(found) == 4  # two comparisons, by the paper's recipe and tuned
+  assert [one.phase for one in found] == ["the paper's recipe"] * 2 + [
+    'tuned learning rate, basin 2 octaves (baseline 2)'
+  ] * 2
+  assert 'so up to 10 % in either' in page
+  assert stats.promise(results.rows('paper')) == ''
   first, second = found[:2]
   assert first.verdict == 'not enough evidence'
   assert '1 of 5 runs of scale=none diverged.' in first.en

@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from transformer_jax.ablation import checks, declaration, evidence, sequential
+from transformer_jax.ablation import (
+  checks,
+  declaration,
+  evidence,
+  sequential,
+  stats,
+  tuning,
+)
 from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.report import (
   answers,
@@ -106,7 +113,9 @@ def sentences(results: Results) -> list[Answer]:
       answers.sentence({**row, **sides}, language=language, level=level)
       for language in answers.LANGUAGES
     )
-    found.append(Answer(row['verdict'], PHASES[row['phase']], en, ko))
+    width = tuning.basins(row, results.tuning.get('chosen', {}))
+    phase = ', '.join(filter(None, [PHASES[row['phase']], width]))
+    found.append(Answer(row['verdict'], phase, en, ko))
   return found
 
 
@@ -302,7 +311,8 @@ def gather(results: Results) -> Contents:
     question=study.question,
     paper=study.paper,
     answers=sentences(results),
-    warnings=warnings(results),
+    warnings=warnings(results)
+    + list(filter(None, [stats.promise(results.comparisons)])),
     variants=[tables.arms(counted, phase) for phase in results.phases],
     forests=_present([figures.forest(results, results.metric)]),
     galleries=_galleries(counted),
