@@ -37,6 +37,12 @@ EXTRA = (
   flags.Flag(
     'tune', bool, True, 'let arms choose learning rates, where a study says so'
   ),
+  flags.Flag(
+    'threshold',
+    float,
+    0.0,
+    "validation loss that steps are counted to; the study's own by default",
+  ),
   flags.Flag('workers', int, 1, 'processes on this machine'),
   flags.Flag('dry_run', bool, False, 'say what would be run'),
 )
@@ -162,6 +168,8 @@ def check(options: types.SimpleNamespace) -> None:
     raise ConfigError('--workdir is needed: folder of the study')
   if options.workers < 1 or options.seeds < 0:
     raise ConfigError('--workers and --seeds must be at least 1')
+  if options.threshold < 0:
+    raise ConfigError(f'--threshold={options.threshold} must be positive')
   if options.workers > 1 and options.shard:
     raise ConfigError('--workers starts shards itself: leave out --shard')
 
@@ -220,6 +228,8 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
   study = matched.with_overrides(declared, values)
   if not options.tune:
     study = dataclasses.replace(study, tuning=None)
+  if options.threshold:
+    study = dataclasses.replace(study, threshold=options.threshold)
   for line in left_out(declared, study, options):
     print(line, file=sys.stderr)
   if options.dry_run:
@@ -234,6 +244,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     seeds=options.seeds or None,
     overrides=values,
     tune=options.tune,
+    threshold=options.threshold,
   )
   # Fields of the run alone are this command's, whoever declared the study.
   planned = dataclasses.replace(

@@ -250,6 +250,7 @@ def test_a_dry_run_counts_what_would_be_run(capsys, words, cells, said):
       'leave out --shard',
     ),
     (['--study=paper', '--dry_run', '--seeds=101'], 'seeds 100 are used for'),
+    (['--study=aa', '--threshold=-1', '--dry_run'], '=-1.0 must be positive'),
     (['--study=aa', '--decode.beam_size=2', '--dry_run'], 'decoded greedily'),
     (['--study=aa', '--train.keep_latest=2', '--dry_run'], 'one checkpoint'),
     (['--study=aa', '--train.keep_best=2', '--dry_run'], 'one checkpoint'),
@@ -311,7 +312,7 @@ def test_the_command_to_repeat_a_study_is_of_this_study(
   monkeypatch.setattr(matched, 'matched', lambda *given: {matched.WIDTH: 60})
   place = tmp_path / 'my study'
   words = ['--data.source=files:my corpus', '--model.d_ff=48', '--seeds=3']
-  words += ['--train.log_every=7']
+  words += ['--threshold=0.75', '--train.log_every=7']
   words = [f'--study={name}', *words]
   assert answer(capsys, f'--workdir={place}', *words)[0] == 75
   if known == 'unknown':
@@ -322,7 +323,8 @@ def test_the_command_to_repeat_a_study_is_of_this_study(
   study = declaration.read_study(place)
   command = shlex.split(declaration.command(place, study))
   assert command[:3] == ['python', '-m', 'experiments.ablate']
-  assert set(words[:4]) < set(command) and words[4] not in command
+  assert set(words[:5]) < set(command) and words[5] not in command
+  assert study.threshold == 0.75
   assert ('--model.layers=1' in command) == (known == 'unknown')
   code, _, err = answer(capsys, *command[3:], f'--workdir={tmp_path / "again"}')
   assert code == 75, err

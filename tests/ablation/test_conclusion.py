@@ -1,5 +1,7 @@
 """What is concluded: runs that never got there, studies that are sensitive."""
 
+import itertools
+
 from tests.ablation.small import STUDY, changed
 from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import checks, conclusion
@@ -21,6 +23,24 @@ def test_a_run_that_never_got_there_is_censored_at_the_planned_last_step():
   assert not found.reached_R.any()
   found = conclusion.crossing([early, at_once], 2.5)
   assert found.steps_R.tolist() == [20, 100]
+
+
+def test_steps_to_a_threshold_that_no_run_reached_are_left_out():
+  study = changed(threshold=1.0, seeds=3, looks=(3,))
+
+  def metrics(*, reached):
+    results = []
+    for seed, arm in itertools.product(range(3), study.arms):
+      cell = cells_lib.cell(study, arm.name, seed=seed, phase='paper')
+      found = dict(loss=1.2 + 0.1 * seed, accuracy=0.5, exact=0.5)
+      body = dict(status='finished', metrics=found | dict(unigram_loss=3))
+      loss = 0.9 if (seed, arm) == (reached, study.arms[1]) else 1.1
+      line = dict(step=10, split='validation', loss=loss)
+      results.append(results_lib.Result(cell, body, (line,)))
+    return [row['metric'] for row in conclusion.summary(study, results)]
+
+  assert metrics(reached=None) == ['loss', 'accuracy', 'exact']
+  assert metrics(reached=1) == [*metrics(reached=None), 'steps_to_threshold']
 
 
 def test_a_known_bad_arm_is_held_to_what_is_judged():

@@ -219,6 +219,10 @@ def test_steps_to_a_threshold_by_log_rank():
   assert row.p_value == pytest.approx(2 / 252)
   assert (row.verdict, row.difference) == ('better', 120 - 362)
   assert verdict(StepsPair('b', 'v', 'steps', late, soon)) == ['worse']
+  never = Crossing(np.full(5, 400.0), np.full(5, False))
+  finding = conclude([StepsPair('v', 'b', 'steps', never, never)])[0]
+  assert finding.comparison.verdict == 'not sensitive'
+  assert finding.notes[0].endswith('at the floor, no run reached the threshold')
 
 
 def test_runs_that_do_not_pair_are_refused():
@@ -232,12 +236,16 @@ def test_an_insensitive_study_gives_no_answer():
   assert finding.notes[0] == 'the reason'
 
 
-def test_two_arms_at_the_floor_of_a_score_are_not_equal():
+def test_two_arms_at_an_end_of_a_score_are_not_equal():
   nothing = np.zeros(5)
   score = dict(metric='generated', better='higher', margin=0.02)
   finding = conclude([arms(nothing, nothing, **score)])[0]
   assert finding.comparison.verdict == 'not sensitive'
   assert finding.notes[0] == 'both arms are at the floor, 2 % or less'
+  every = 1 - 0.001 * np.arange(5)
+  finding = conclude([arms(every, every, **score)])[0]
+  assert finding.comparison.verdict == 'not sensitive'
+  assert finding.notes[0] == 'both arms are at the ceiling, above 98 %'
   # One that is above it can lose, and a loss of nothing is no floor.
   assert verdict(arms(nothing, 0.5 + NOISE, **score)) == ['worse']
   same = nothing + 0.5

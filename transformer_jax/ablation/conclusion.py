@@ -111,13 +111,26 @@ def pair_of(
   )
 
 
-def comparisons(study: Study) -> list[Primary]:
-  """Primary ones, then every arm by every metric against its baseline."""
+def anyone_there(study: Study, runs: Runs, seeds: Sequence[int]) -> bool:
+  """Whether any run of any arm reached the study's threshold."""
+  return study.threshold is not None and any(
+    crossing(runs.of(arm.name, seeds), study.threshold).reached_R.any()
+    for arm in study.arms
+  )
+
+
+def comparisons(study: Study, *, steps: bool) -> list[Primary]:
+  """Primary ones, then every arm by every metric against its baseline.
+
+  Args:
+    study: with its arms and scores.
+    steps: to the threshold among the metrics.
+  """
   found = list(study.primary)
   have = {(one.variant, one.baseline, one.metric) for one in found}
   against = {one.variant: one.baseline for one in reversed(found)}
   metrics = [*AT_LAST_STEP, *study.free_running]
-  if study.threshold is not None:
+  if steps:
     metrics.append('steps_to_threshold')
   for arm in study.arms:
     baseline = against.get(arm.name, study.arms[0].name)
@@ -188,7 +201,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
   """Rows of one phase; not planned: intervals, no verdict."""
   alpha = _alpha(study, len(seeds)) if planned else None
-  asked = comparisons(study)
+  asked = comparisons(study, steps=anyone_there(study, runs, seeds))
   declared = set(map(id, study.primary))
   pairs = [
     pair_of(

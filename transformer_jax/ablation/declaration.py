@@ -32,6 +32,7 @@ def declare(
   seeds: int | None,
   overrides: Overrides | None = None,
   tune: bool = True,
+  threshold: float = 0.0,
 ) -> Study:
   """Write the declaration, or find it written; the study as planned there.
 
@@ -42,6 +43,7 @@ def declare(
       folder; on one that is there, more than planned are exploratory.
     overrides: those of the user, to be repeated in commands; None: unknown.
     tune: false where the user took the tuning away, for commands as well.
+    threshold: 0, or that which the user gave the study, for commands as well.
 
   Raises:
     ConfigError: the folder is of another study.
@@ -56,6 +58,8 @@ def declare(
       body['overrides'] = dict(overrides)
     if not tune:
       body['tune'] = False
+    if threshold:
+      body['threshold'] = threshold
     write_json(path, body | outside(cells_lib.outside(planned)))
   planned = read_study(folder)
   ours, theirs = study_lib.essence(study), study_lib.essence(planned)
@@ -114,6 +118,8 @@ def command(folder: str | os.PathLike[str], study: Study) -> str:
   words = [f'--study={study.name}', f'--workdir={folder}']
   words += [f'--seeds={study.seeds}']
   words += ['--tune=false'] * (not body.get('tune', True))
+  if 'threshold' in body:
+    words.append(f'--threshold={body["threshold"]}')
   words += [f'--plugin={module.__file__}' for module in plugins.modules()]
   words += [
     f'--{field}={value}'

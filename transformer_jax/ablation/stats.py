@@ -4,7 +4,8 @@ The rules, in the order they apply to a comparison:
 
 1. Not primary, or fewer than three seeds: 'no verdict', an interval only.
 2. The study could not have shown a difference (`insensitivity`), or both arms
-   are at the floor of a score (`at_floor`): 'not sensitive'.
+   are at the floor or the ceiling of a score (`out_of_range`): 'not
+   sensitive'.
 3. A diverged run, or an arm that falls into two groups: ranks decide (exact
    signed-rank), never the mean, and nothing is called equivalent. Diverged
    runs count as a declared value, the loss of a unigram model. Steps to a
@@ -198,7 +199,7 @@ def _finding(
   insensitive: str,
 ) -> Finding:
   """One comparison; p: adjusted, of a difference and of equivalence."""
-  insensitive = insensitive or at_floor(pair, weighed)
+  insensitive = insensitive or out_of_range(pair, weighed)
   verdict = _verdict(pair, weighed, p, alpha=alpha, insensitive=insensitive)
   # The strictest step of Holm: what is promised there holds at every step.
   planning = _planning(pair, weighed, alpha / family)
@@ -298,17 +299,26 @@ def told_apart(known_bad: Comparison, *, better: str, alpha: float) -> bool:
   return enough and worse and known_bad.p_value / 2 <= alpha
 
 
-def at_floor(pair: Pair | StepsPair, weighed: Weighed) -> str:
+def out_of_range(pair: Pair | StepsPair, weighed: Weighed) -> str:
   """Why a share of right answers could not differ; '' where it could.
 
-  Nothing right in either arm is no evidence that the arms are equal.
+  Nothing right in either arm, or all of it in both, is no evidence that the
+  arms are equal; nor is a threshold that no run reached.
   """
-  if isinstance(pair, StepsPair) or pair.better != 'higher':
+  if isinstance(pair, StepsPair):
+    arms = pair.variant_crossing, pair.baseline_crossing
+    if any(arm.reached_R.any() for arm in arms):
+      return ''
+    return 'both arms are at the floor, no run reached the threshold'
+  if pair.better != 'higher':
     return ''
-  most = max(weighed.variant_R.mean(), weighed.baseline_R.mean())
-  if most > FLOOR:
-    return ''
-  return f'both arms are at the floor, {FLOOR:.0%} or less'.replace('%', ' %')
+  means = weighed.variant_R.mean(), weighed.baseline_R.mean()
+  text = ''
+  if max(means) <= FLOOR:
+    text = f'both arms are at the floor, {FLOOR:.0%} or less'
+  elif min(means) > CEILING:
+    text = f'both arms are at the ceiling, above {CEILING:.0%}'
+  return text.replace('%', ' %')
 
 
 def insensitivity(

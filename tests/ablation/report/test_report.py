@@ -297,7 +297,18 @@ def test_one_recipe_for_all_arms_is_said_once(results):
   assert 'model.scale' in line and 'may want another learning rate' in line
 
 
-def test_pronouns_by_distance_are_pooled_over_seeds(results):
+def test_steps_to_a_threshold_that_none_reached_are_noted(results):
+  table = tables.other_metrics(results, 'paper')
+  assert table is not None
+  assert 'No run of any arm got to a validation loss of 0.5' in table.note
+  rows = [dict(results.comparisons[-1], metric='steps_to_threshold')]
+  rows = [row | dict(phase='paper', primary=False) for row in rows]
+  table = tables.other_metrics(results._replace(comparisons=rows), 'paper')
+  assert table is not None
+  assert 'Steps to a validation loss of 0.5: by the log-rank' in table.note
+
+
+def test_pronouns_by_distance_have_an_interval_over_seeds(results):
   assert tables.pronouns(results, 'paper') is None
   right = dict(zip(range(5), (3, 0, 1, 2, 4), strict=True))
 
@@ -312,8 +323,10 @@ def test_pronouns_by_distance_are_pooled_over_seeds(results):
   table = tables.pronouns(more, 'paper')
   assert table is not None
   assert table.columns == ('variant', '8 clauses', '10 clauses')
-  assert table.rows[0] == ('scale=rsqrt_d_k', '0.500 (10 of 20)', '–')
-  assert table.rows[1][2] == '1.000 (5 of 5)'
+  # 0.5 -+ 2.776 x 0.3953 / sqrt(5)
+  assert table.rows[0] == ('scale=rsqrt_d_k', '0.500 (0.00919 to 0.991)', '–')
+  # Of five runs one diverged: 0.8 -+ 2.776 x 0.4472 / sqrt(5)
+  assert table.rows[1][2] == '0.800 (0.245 to 1.36)'
   assert table in contents._more(more)
 
 

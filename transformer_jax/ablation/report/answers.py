@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from transformer_jax.ablation import evidence
 
 LANGUAGES: tuple[str, ...] = ('en', 'ko')
-# As `stats.insensitivity` and `stats.at_floor` say it; the other reason is a
-# ceiling.
+# As `stats.insensitivity` and `stats.out_of_range` say it; the other reasons
+# are ceilings.
 AT_FLOOR = 'both arms are at the floor'
 NOT_APART = re.compile(r'the known-bad arm (.*) is not told apart', re.DOTALL)
 MINUS = '\N{MINUS SIGN}'

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer_jax.ablation import stats, survival
+from transformer_jax.ablation import paired, stats, survival
 from transformer_jax.ablation.pairs import Pair
 from transformer_jax.ablation.report import answers
 from transformer_jax.ablation.report.reading import (
@@ -162,13 +162,19 @@ def other_metrics(results: Results, phase: str) -> Table | None:
     for row in results.rows(phase)
     if not row['primary'] and row['metric'] != results.metric
   ]
-  return _list(
-    f'Other metrics, {PHASES[phase]}',
-    rows,
-    'For information: no verdict, and p is not adjusted. Steps to the '
-    'threshold: by the log-rank test, in which a run that never got there is '
-    'censored.',
-  )
+  note = 'For information: no verdict, and p is not adjusted.'
+  threshold = results.study.threshold
+  if any(row['metric'] == 'steps_to_threshold' for row in results.rows(phase)):
+    note += (
+      f' Steps to a validation loss of {threshold}: by the log-rank test, in '
+      'which a run that never got there is censored.'
+    )
+  elif threshold is not None:
+    note += (
+      f' No run of any arm got to a validation loss of {threshold}, so steps '
+      'to it have no row; --threshold sets another.'
+    )
+  return _list(f'Other metrics, {PHASES[phase]}', rows, note)
 
 
 def exploratory(results: Results, phase: str) -> Table | None:
@@ -183,31 +189,43 @@ def exploratory(results: Results, phase: str) -> Table | None:
 
 def pronouns(results: Results, phase: str) -> Table | None:
   """Pronouns right, by distance; None where nobody was asked for any."""
-  tallies: dict[str, dict[int, list[int]]] = {}
-  for name in results.variants:
-    bins = tallies.setdefault(name, {})
-    for run in results.of(name, phase):
-      found = run.metrics.get('pronoun_by_distance') or {}
-      for clauses, tally in found.items():
-        right, asked = bins.get(int(clauses), [0, 0])
-        bins[int(clauses)] = [right + tally['right'], asked + tally['asked']]
-  distances = sorted({clauses for bins in tallies.values() for clauses in bins})
+
+  def bins(run: Run) -> Mapping[str, Mapping[str, int]]:
+    return run.metrics.get('pronoun_by_distance') or {}
+
+  runs = {name: results.of(name, phase) for name in results.variants}
+  distances = sorted(
+    {int(k) for every in runs.values() for run in every for k in bins(run)}
+  )
   if not distances:
     return None
 
-  def cell(right: int, asked: int) -> str:
-    return f'{right / asked:.3f} ({right} of {asked})' if asked else NONE
+  def cell(every: Sequence[Run], clauses: int) -> str:
+    shares = []
+    for run in every:
+      tally = bins(run).get(str(clauses))
+      if run.diverged:
+        shares.append(0.0)
+      elif tally is not None:
+        shares.append(tally['right'] / tally['asked'])
+    if not shares:
+      return NONE
+    mean = answers.number(float(np.mean(shares)))
+    if len(shares) < 2:
+      return mean
+    low, high = (answers.number(float(x)) for x in paired.t_interval(shares))
+    return f'{mean} ({low} to {high})'
 
   return Table(
     f'Pronouns by distance, {PHASES[phase]}',
     ('variant', *(f'{clauses} clauses' for clauses in distances)),
     [
-      (name, *(cell(*bins.get(clauses, [0, 0])) for clauses in distances))
-      for name, bins in tallies.items()
+      (name, *(cell(every, clauses) for clauses in distances))
+      for name, every in runs.items()
     ],
     'Share of pronouns whose noun is still right in what greedy decoding '
-    'wrote, by the relative clauses between the two; all seeds together, '
-    'runs that diverged left out.',
+    'wrote, by the relative clauses between the two: mean over seeds and its '
+    '95 % t interval; a run that diverged has none right.',
   )
 
 
