@@ -272,7 +272,7 @@ def test_bad_words_are_answered_in_one_line(capsys, words, text):
   [
     ('scaling', ['model.d_k']),
     ('heads', ['model.heads, model.d_k, model.d_v', 'pronoun is left']),
-    ('projections', []),  # varies d_k, of which the preset has the same
+    ('projections', ['model.d_ff']),  # not d_k: the preset's is its own
     ('table3', ['model.d_model, model.heads']),
     ('regularisation', ['model.dropout', 'all pairs of files:x are trained']),
     ('paper', []),
@@ -292,7 +292,7 @@ def test_a_study_takes_of_a_preset_what_it_can(
   study = declaration.read_study(tmp_path / 'first')
   assert study.baseline['data.vocabulary_size'] == 10000
   assert not any(map(checks.unread, study.baseline))
-  assert study.baseline['model.d_ff'] == 256 and 'model.d_ff' not in err
+  assert (study.baseline['model.d_ff'] == 256) == ('model.d_ff' not in err)
   command = shlex.split(declaration.command(tmp_path / 'first', study))
   again = f'--workdir={tmp_path / "again"}'
   assert answer(capsys, *command[3:], again)[0] == 75
