@@ -181,6 +181,10 @@ def basins(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
 
   Returns:
     '' of the paper's recipe, which nobody tuned.
+
+  >>> row = dict(phase='tuned', variant='b (tuned)', baseline='a (tuned)')
+  >>> basins(row, {'a': {'basin_octaves': 2.0}, 'b': {'basin_octaves': 1.0}})
+  'basin 1 octave (baseline 2)'
   """
   if row['phase'] != 'tuned' or not chosen:
     return ''
@@ -188,7 +192,8 @@ def basins(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     chosen[row[side].removesuffix(' (tuned)')]['basin_octaves']
     for side in ('variant', 'baseline')
   )
-  return f'basin {arm:.3g} octaves (baseline {base:.3g})'
+  many = 's' * (arm != 1)
+  return f'basin {arm:.3g} octave{many} (baseline {base:.3g})'
 
 
 def read(study: Study, text: str) -> dict[str, Any]:
