@@ -6,7 +6,7 @@ import pytest
 
 from experiments import studies
 from transformer_jax.ablation import cells as cells_lib
-from transformer_jax.ablation import screen
+from transformer_jax.ablation import checks, screen
 
 
 @pytest.fixture
@@ -19,7 +19,8 @@ def now(monkeypatch):
 
 
 def test_time_left_is_of_steps_whoever_makes_them(now, tmp_path, capsys):
-  cells = cells_lib.cells(studies.load('aa'), range(5), None)
+  study = checks.with_overrides(studies.load('aa'), {'train.steps': 500})
+  cells = cells_lib.cells(study, range(5), None)
   names = [cell.identity for cell in cells]
   view = screen.Screen(tmp_path, 'aa', quiet=False)
 

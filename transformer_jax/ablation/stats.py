@@ -316,7 +316,7 @@ def out_of_range(pair: Pair | StepsPair, weighed: Weighed) -> str:
   text = ''
   if max(means) <= FLOOR:
     text = f'both arms are at the floor, {FLOOR:.0%} or less'
-  elif min(means) > CEILING:
+  elif CEILING < min(means) <= 1:
     text = f'both arms are at the ceiling, above {CEILING:.0%}'
   return text.replace('%', ' %')
 
