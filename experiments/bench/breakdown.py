@@ -118,18 +118,20 @@ def attention_alone(config: Config, sizes: Sizes) -> Contestant:
   k = products.noise((*heads, c.d_k), c.compute_dtype)
   v = products.noise((*heads, c.d_v), c.compute_dtype)
   all_BTS = jnp.ones((sizes.rows, 1, sizes.length), bool)
-  causal_BTS = attention.causal_mask_BTS(sizes.length)
-  masks = (all_BTS, causal_BTS, all_BTS)
+  scale = c.d_k**-0.5
+  ways = [
+    attention.How(scale, sees=s) for s in (None, attention.not_later, None)
+  ]
 
   def three(*inputs: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     mixed = [
-      attention.attention(q, k, v, mask, attention.How(c.d_k**-0.5))
-      for (q, k, v), mask in zip(inputs, masks, strict=True)
+      attention.attention(q, k, v, all_BTS, how)
+      for (q, k, v), how in zip(inputs, ways, strict=True)
     ]
     return jnp.stack(mixed)
 
   # Copies: the buffers are given away, each once.
-  inputs = tuple((jnp.copy(k), jnp.copy(k), jnp.copy(v)) for _ in masks)
+  inputs = tuple((jnp.copy(k), jnp.copy(k), jnp.copy(v)) for _ in ways)
   return looped(ATTENTION, three, inputs, sizes.steps)
 
 

@@ -22,7 +22,7 @@ def arrays(score, shape, dtype=jnp.float32):
   own = SCORES[score]
   shape_w = parameter_shape(own, heads=H, d_k=K) if own.parameter else ()
   shapes = [(B, T, H, K), (B, S, H, K), (B, S, H, E)]
-  shapes += [shape_w, (H,), (H, T, S), (B, T, H, E)]
+  shapes += [shape_w, (H,), (H, T + S - 1), (B, T, H, E)]
   key = randomness.seed_key(7)
   drawn: list[Any] = [
     randomness.normal(randomness.at(key, n), one).astype(dtype)
@@ -48,12 +48,14 @@ def masked(shape, kind):
   return jnp.asarray(mask_BTS)
 
 
-def value_and_gradients(attend, score, inputs, cotangent, mask_BTS, drop):
+def value_and_gradients(
+  attend, score, inputs, cotangent, mask_BTS, drop, sees=None
+):
   """The result, and the gradient by every array of the inputs."""
 
   def mix(inputs):
     q, k, v, w, scale, bias = inputs
-    how = How(scale, SCORES[score].scores, w, bias, drop)
+    how = How(scale, SCORES[score].scores, w, bias, drop, sees)
     return attend(q, k, v, mask_BTS, how)
 
   def both(inputs):
@@ -84,7 +86,8 @@ def test_values_and_gradients_are_the_formulas(score, shape, mask, rate):
   drop = None if rate is None else Drop(randomness.seed_key(3), rate)
   if mask == 'padding':
     inputs = (*inputs[:4], jnp.float32(0.4), None)
-  given = score, inputs, cotangent, masked(shape, mask), drop
+  sees = attention.not_later if mask == 'each' else None
+  given = score, inputs, cotangent, masked(shape, mask), drop, sees
   wanted = value_and_gradients(attention.attention, *given)
   found = value_and_gradients(IN_BLOCKS, *given)
   jax.tree.map(
@@ -166,7 +169,7 @@ def test_shards_of_the_keys_make_the_whole():
     origin = blockwise.Origin(s=at)
     given = blockwise.Given(mask_BTS[:, :, at:end], drop, origin)
     scores = SCORES['additive'].scores
-    return blockwise.form_of(own, scores, (4, 3)), own, given
+    return blockwise.form_of(own, scores, blocks=(4, 3)), own, given
 
   shards = [shard(0, 4), shard(4, 11)]
   found = functools.reduce(
@@ -221,16 +224,17 @@ def temporaries(attend, score, length):
   H, K = 2, 8
   shape = jax.ShapeDtypeStruct((1, length, H, K), jnp.float32)
   w = jax.ShapeDtypeStruct((H, K), jnp.float32)
+  bias = jax.ShapeDtypeStruct((H, 2 * length - 1), jnp.float32)
   mask_BTS = jnp.ones((1, 1, length), bool)
 
-  def loss(q, k, v, w):
+  def loss(q, k, v, w, bias):
     w = w if score == 'additive' else None
-    how = How(1.0, SCORES[score].scores, w)
+    how = How(1.0, SCORES[score].scores, w, bias, sees=attention.not_later)
     mixed = attend(q, k, v, mask_BTS, how)
     return jnp.sum(jnp.square(mixed))
 
-  step = jax.jit(jax.grad(loss, (0, 1, 2, 3)))
-  program = step.lower(shape, shape, shape, w).compile()
+  step = jax.jit(jax.grad(loss, (0, 1, 2, 3, 4)))
+  program = step.lower(shape, shape, shape, w, bias).compile()
   found: Any = program.memory_analysis()
   return found.temp_size_in_bytes
 

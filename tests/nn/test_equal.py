@@ -180,12 +180,12 @@ def test_rotary_scores_depend_on_distance_only():
 @pytest.mark.parametrize('both_ways', [True, False])
 def test_relative_bias_shifts_with_positions(both_ways):
   w_UH = normal(0, positions.BUCKETS, 3)
-  whole_HTS = positions.relative_bias_HTS(
-    w_UH, 0, 300, 300, both_ways=both_ways
-  )
+  whole_HA = positions.relative_bias_HA(w_UH, 0, 300, 300, both_ways=both_ways)
+  whole_HTS = attention.spread_HTS(whole_HA, 300)
   np.testing.assert_array_equal(whole_HTS[:, 1:, 1:], whole_HTS[:, :-1, :-1])
   # One row, as decoding asks for it.
-  row_HTS = positions.relative_bias_HTS(w_UH, 7, 1, 300, both_ways=both_ways)
+  row_HA = positions.relative_bias_HA(w_UH, 7, 1, 300, both_ways=both_ways)
+  row_HTS = attention.spread_HTS(row_HA, 1)
   np.testing.assert_array_equal(row_HTS[:, 0], whole_HTS[:, 7])
   past_H, future_H = whole_HTS[:, 9, 7], whole_HTS[:, 7, 9]
   assert not np.any(past_H == future_H)

@@ -43,7 +43,8 @@ def test_all_agree_with_the_formula(name, score, mask, rate, bias):
   if bias == 'no bias':
     inputs = (*inputs[:5], None)
   drop = None if rate is None else Drop(KEY, rate)
-  given = score, inputs, cotangent, masked(LONG, mask), drop
+  sees = attention.not_later if mask == 'each' else None
+  given = score, inputs, cotangent, masked(LONG, mask), drop, sees
   wanted = value_and_gradients(attention.attention, *given)
   found = value_and_gradients(IN_PROGRAM[name], *given)
   jax.tree.map(
@@ -73,7 +74,13 @@ def test_the_kernel_can_be_written_for_a_gpu(dtype):
         k,
         v,
         mask_BTS,
-        How(0.5, attention.additive_scores, w, drop=Drop(key, 0.1)),
+        How(
+          0.5,
+          attention.additive_scores,
+          w,
+          drop=Drop(key, 0.1),
+          sees=attention.not_later,
+        ),
       ),
       q,
       k,

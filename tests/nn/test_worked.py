@@ -76,9 +76,10 @@ def test_a_scale_for_each_head_multiplies_the_scores_of_each_score():
 def test_a_bias_is_added_after_the_scale_and_before_the_mask():
   q = k = jnp.zeros((1, 3, 1, 2))
   v = jnp.array([1.0, 2.0, 4.0]).reshape(1, 3, 1, 1)
-  bias_HTS = jnp.log(jnp.array([[[1.0, 3.0, 9.0]] * 3]))
+  # Three times as much for each place that the key is farther on.
+  bias_HA = jnp.log(jnp.array([[1.0, 3.0, 9.0, 27.0, 81.0]]))
   see_BTS = jnp.array([[[True, True, False]]])
-  found = attention.attention(q, k, v, see_BTS, How(7.0, bias_HTS=bias_HTS))
+  found = attention.attention(q, k, v, see_BTS, How(7.0, bias_HA=bias_HA))
   # Weights 1 : 3, of values 1 and 2.
   np.testing.assert_allclose(found[0, :, 0, 0], 7 / 4, rtol=1e-6)
 

@@ -14,7 +14,7 @@ B, T, H, K = 4, 16, 4, 6
 
 
 def inputs(score, *, causal):
-  """q, k, v, w, bias and scale a head, from fixed numbers; and the mask."""
+  """q, k, v, w, bias and scale a head, from fixed numbers; mask; order."""
   rng = np.random.default_rng(0)
   S = T if causal else 24
   q, k, v = (
@@ -25,14 +25,15 @@ def inputs(score, *, causal):
     attention.parameter_shape(own, heads=H, d_k=K) if own.parameter else ()
   )
   w = np.float32(rng.normal(size=shape))
-  bias = np.float32(rng.normal(size=(H, T, S)))
+  bias = np.float32(rng.normal(size=(H, T + S - 1)))
   scale = np.float32(rng.normal(size=(H,)))
   if causal:
-    return (q, k, v, w, bias, scale), attention.causal_mask_BTS(T)
+    see_all = np.ones((1, 1, 1), bool)
+    return (q, k, v, w, bias, scale), see_all, attention.not_later
   mask = np.ones((B, 1, S), bool)
   mask[1, :, 5:] = False
   mask[2] = False  # a row of padding
-  return (q, k, v, w, bias, scale), mask
+  return (q, k, v, w, bias, scale), mask, None
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def inputs(score, *, causal):
 )
 def test_values_and_gradients_are_those_of_the_formula(sizes, score, causal):
   around = ring.Ring(sharding.make_mesh(MeshConfig(**sizes)))
-  arrays, mask = inputs(score, causal=causal)
+  arrays, mask, sees = inputs(score, causal=causal)
   key = randomness.seed_key(3)
   weigh = np.float32(np.random.default_rng(1).normal(size=(B, T, H, K)))
 
@@ -60,6 +61,7 @@ def test_values_and_gradients_are_those_of_the_formula(sizes, score, causal):
         w if w.ndim else None,
         bias,
         attention.Drop(key, 0.3),
+        sees,
       )
       mixed = attend(q, k, v, mask, how)
       return jnp.sum(mixed * weigh), mixed

@@ -20,7 +20,12 @@ from jax import Array
 from transformer_jax.config import Config, DataConfig, DecodeConfig, TrainConfig
 from transformer_jax.data.tokens import PAD
 from transformer_jax.nn.attention import PROJECTIONS as PROJECTIONS_OF
-from transformer_jax.nn.attention import How, attention_weights, mix
+from transformer_jax.nn.attention import (
+  How,
+  allowed_BTS,
+  attention_weights,
+  mix,
+)
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.nn.watch import SITES, Place, lean_scores, watch
 from transformer_jax.training.state import Numbers, loss_function, program
@@ -163,6 +168,7 @@ def measure(
   def mean_loss(params, zeros, batch, numbers):
     def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):
       scores_BHTS = lean_scores(q_BTHK, k_BSHK, how)
+      mask_BTS = allowed_BTS(mask_BTS, how, *scores_BHTS.shape[2:])
       see_BTS = seen_pairs(place.site, mask_BTS, batch)
       # Of a single key the weight is 1: no gradient passes there, ever.
       choice_BTS = see_BTS & (jnp.sum(see_BTS, axis=-1, keepdims=True) > 1)

@@ -1,6 +1,7 @@
 """Attention in four steps: scores, mask, weights, mix (pure; section 3.2).
 
-Letters: B batch, T queries, S keys, H heads, K width of a key, E of a value.
+Letters: B batch, T queries, S keys, H heads, K width of a key, E of a value, A
+how far apart a query and a key are, T + S - 1 in all.
 
 By hand, for the three words of "I love NLP": D = 2, one head, K = 4, E = 2,
 with embeddings x, and q = x W_q, k = x W_k, v = x W_v.
@@ -353,6 +354,10 @@ class Drop(NamedTuple):
   rate: Array | float
 
 
+# (t, s), positions that broadcast -> bool, of their common shape.
+Sees = Callable[[Array, Array], Array]
+
+
 class How(NamedTuple):
   """What an attention is, beside its queries, keys, values and mask.
 
@@ -360,23 +365,57 @@ class How(NamedTuple):
     the paper's is K**-0.5.
   scores: of one of SCORES, or any function of (q, k, w, scale=).
   w: the parameter of the scores, if they have one.
-  bias_HTS: float32, added to the scaled scores, if any.
+  bias_HA: float32, added to the scaled scores by how far apart query and key
+    are, if anything is: [H, T + S - 1], see `spread_HTS`.
   drop: dropout on the weights, if any.
+  sees: (t, s), positions of queries and keys -> whether the one may see the
+    other, beside what the mask says; None: any may.
+
+  A bias and an order of positions are given so, and not for each pair, as
+  that would be T*S numbers: where attention is computed in parts, a part
+  finds its own.
   """
 
   scale: Array | float
   scores: Callable[..., Array] = dot_scores
   w: Array | None = None
-  bias_HTS: Array | None = None
+  bias_HA: Array | None = None
   drop: Drop | None = None
+  sees: Sees | None = None
+
+
+def spread_HTS(bias_HA: Array, queries: int) -> Array:
+  """The bias of every query and key, of one by how far apart they are.
+
+  Args:
+    bias_HA: [H, T + S - 1]; entry i is of the key's position minus the
+      query's, when that is i - (T - 1).
+    queries: T.
+
+  Returns:
+    [H, T, S].
+
+  >>> spread_HTS(jnp.array([[10, 11, 12, 13]]), 2).tolist()  # S is 3
+  [[[11, 12, 13], [10, 11, 12]]]
+  """
+  keys = bias_HA.shape[1] + 1 - queries
+  apart_TS = jnp.arange(keys)[None] - jnp.arange(queries)[:, None]
+  return jnp.take(bias_HA, apart_TS + queries - 1, axis=1)
 
 
 def all_scores(q_BTHK: Array, k_BSHK: Array, how: How) -> Array:
   """float32 scores_BHTS as the softmax reads them, before the mask."""
   scores_BHTS = how.scores(q_BTHK, k_BSHK, how.w, scale=how.scale)
-  if how.bias_HTS is None:
+  if how.bias_HA is None:
     return scores_BHTS
-  return scores_BHTS + how.bias_HTS[None]
+  return scores_BHTS + spread_HTS(how.bias_HA, q_BTHK.shape[1])[None]
+
+
+def allowed_BTS(mask_BTS: Array, how: How, T: int, S: int) -> Array:
+  """The mask, where `how` says which positions may see which with that too."""
+  if how.sees is None:
+    return mask_BTS
+  return mask_BTS & how.sees(jnp.arange(T)[:, None], jnp.arange(S)[None])[None]
 
 
 def attention_weights(scores_BHTS: Array, mask_BTS: Array) -> Array:
@@ -412,7 +451,7 @@ def attention(
     k_BSHK: keys.
     v_BSHE: values; E need not equal K.
     mask_BTS: bool, true where a query may see a key; axes of size 1 repeat.
-    how: scale, scores, bias and dropout.
+    how: scale, scores, bias, dropout, and the order of positions.
 
   Returns:
     mixed_BTHE in the dtype of v.
@@ -428,19 +467,31 @@ def attention(
 
   Reference: section 3.2.1, eq. 1.
   """
+  mask_BTS = allowed_BTS(mask_BTS, how, q_BTHK.shape[1], k_BSHK.shape[1])
   weights_BHTS = attention_weights(all_scores(q_BTHK, k_BSHK, how), mask_BTS)
   if how.drop is not None:
     weights_BHTS = randomness.dropout(weights_BHTS, *how.drop)
   return mix(weights_BHTS, v_BSHE)
 
 
-def causal_mask_BTS(length: int) -> Array:
-  """[1, T, T], true where the key is not after the query (3.2.3)."""
-  return jnp.tri(length, dtype=bool)[None]
+def not_later(t: Array, s: Array) -> Array:
+  """True where the key at s is not after the query at t (3.2.3)."""
+  return s <= t
 
 
-# causal_mask: tokens that are there [B, T] -> which of them each may see.
+class Sight(NamedTuple):
+  """Which target tokens a target token may see.
+
+  mask_BTS: of the tokens that are there [B, T], for all queries alike.
+  sees: of `How`.
+  """
+
+  mask_BTS: Callable[[Array], Array]
+  sees: Sees | None = None
+
+
+# causal_mask. With it no real token can see the padding, which comes later.
 CAUSAL_MASKS = {
-  'present': lambda real_BT: causal_mask_BTS(real_BT.shape[1]),
-  'absent': lambda real_BT: real_BT[:, None],
+  'present': Sight(lambda real_BT: jnp.ones((1, 1, 1), bool), not_later),
+  'absent': Sight(lambda real_BT: real_BT[:, None]),
 }

@@ -7,8 +7,9 @@ sum (pure; Milakov & Gimelshein 2018; Rabe & Staats 2021; Dao et al. 2022). The
 backward pass makes each tile again, from q, k, v, the output, the maximum and
 the sum of each row.
 
-A mask that differs from query to query, and a bias, are themselves quadratic:
-they are what the caller gives, one byte or one float a pair.
+What a query may see by its position, and a bias by distance, are found for the
+tile as well. A mask that differs from query to query is itself quadratic: it is
+what the caller gives, one byte a pair.
 
 `read`, `merge`, `finish` and `gradients` are the parts that attention over a
 sequence spread over devices is made of: each device reads its shard of the
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from transformer_jax.nn import randomness
-from transformer_jax.nn.attention import MASKED, Drop, How
+from transformer_jax.nn.attention import MASKED, Drop, How, Sees, all_scores
 
 # Numbers that a tile may hold; measured on two cores, where a tile then stays
 # in the cache: `python -m experiments.bench --suite=attention`.
@@ -51,7 +52,7 @@ class Inputs(NamedTuple):
   v_BSHE: Array
   w: Array | None
   scale: Array
-  bias_HTS: Array | None
+  bias_HA: Array | None
 
 
 class Given(NamedTuple):
@@ -66,6 +67,7 @@ class Form(NamedTuple):
   """What the program is, known when it is traced."""
 
   scores: Callable[..., Array]
+  sees: Sees | None
   queries: int  # of a tile
   keys: int
 
@@ -106,25 +108,28 @@ def attention(
   inputs = inputs_of(q_BTHK, k_BSHK, v_BSHE, how)
   mask_BTS = jnp.broadcast_to(mask_BTS, (*mask_BTS.shape[:2], k_BSHK.shape[1]))
   given = Given(mask_BTS, how.drop, Origin())
-  return _attend(form_of(inputs, how.scores, blocks), inputs, given)
+  form = form_of(inputs, how.scores, how.sees, blocks)
+  return _attend(form, inputs, given)
 
 
 def inputs_of(q_BTHK: Array, k_BSHK: Array, v_BSHE: Array, how: How) -> Inputs:
   """All of it that has a gradient."""
   scale = jnp.asarray(how.scale, jnp.float32)
-  return Inputs(q_BTHK, k_BSHK, v_BSHE, how.w, scale, how.bias_HTS)
+  return Inputs(q_BTHK, k_BSHK, v_BSHE, how.w, scale, how.bias_HA)
 
 
 def form_of(
   inputs: Inputs,
   scores: Callable[..., Array],
+  sees: Sees | None = None,
   blocks: tuple[int, int] | None = None,
 ) -> Form:
   """The form with tiles of `blocks`, evened out over the lengths.
 
   Args:
     inputs: arrays or their shapes.
-    scores: as in `attention`.
+    scores: of `How`.
+    sees: of `How`.
     blocks: as in `attention`.
   """
   B, T, H, _ = inputs.q_BTHK.shape
@@ -136,7 +141,7 @@ def form_of(
     side = 1 << max(pairs, 1).bit_length() // 2
     side = min(max(side, LEAST_BLOCK), LARGEST_BLOCK)
     blocks = (side, side)
-  return Form(scores, *map(_even, (T, S), blocks))
+  return Form(scores, sees, *map(_even, (T, S), blocks))
 
 
 def _even(length: int, block: int) -> int:
@@ -296,32 +301,34 @@ def gradients(
   padded, given, inside_S = _padded(form, inputs, given)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), padded)
 
-  def rows(sums: tuple, t: Array) -> tuple[tuple, tuple]:
+  def rows(sums: tuple, t: Array) -> tuple[tuple, Array]:
     own = [
       _taken(x, axis, t, form.queries)
       for x, axis in zip(rows_of, (2, 2, 2, 1), strict=True)
     ]
 
-    def body(sums: tuple, s: Array) -> tuple[tuple, Array | None]:
+    def body(sums: tuple, s: Array) -> tuple[tuple, None]:
       tile = _tile(form, padded, given, inside_S, t, s)
       new = _tile_gradients(form, *tile, own)
-      q, k, v, w, scale = sums
+      q, k, v, w, scale, bias = sums
       k = _added(k, new.k_BSHK, s)
       v = _added(v, new.v_BSHE, s)
       w, scale = jax.tree.map(jnp.add, (w, scale), (new.w, new.scale))
-      return (q + new.q_BTHK, k, v, w, scale), new.bias_HTS
+      if bias is not None:
+        bias = _added(bias, new.bias_HA, _first_apart(form, padded, t, s))
+      return (q + new.q_BTHK, k, v, w, scale, bias), None
 
     q = _taken(zeros.q_BTHK, 1, t, form.queries)
-    sums, bias = jax.lax.scan(
+    sums, _ = jax.lax.scan(
       body, (q, *sums), jnp.arange(0, padded.k_BSHK.shape[1], form.keys)
     )
-    return sums[1:], (sums[0], None if bias is None else _joined(bias, 2))
+    return sums[1:], sums[0]
 
-  (k, v, w, scale), (q, bias) = jax.lax.scan(
-    rows, zeros[1:5], jnp.arange(0, padded.q_BTHK.shape[1], form.queries)
+  (k, v, w, scale, bias), q = jax.lax.scan(
+    rows, zeros[1:], jnp.arange(0, padded.q_BTHK.shape[1], form.queries)
   )
   if bias is not None:
-    bias = _joined(bias, 1)[:, :T, :S]
+    bias = bias[:, extra : extra + T + S - 1]
   found = Inputs(_joined(q, 1)[:, :T], k[:, :S], v[:, :S], w, scale, bias)
   return jax.tree.map(lambda x, like: x.astype(like.dtype), found, inputs)
 
@@ -330,8 +337,8 @@ def _read_tile(
   form: Form, tile: Inputs, seen_BTS: Array, inside_S: Array, drop: Any
 ) -> Read:
   """`Read` of one tile."""
-  scores_BHTS = form.scores(tile.q_BTHK, tile.k_BSHK, tile.w, scale=tile.scale)
-  scores_BHTS = _masked(scores_BHTS, tile.bias_HTS, seen_BTS, inside_S)
+  scores_BHTS = _scores(form, tile)
+  scores_BHTS = _masked(scores_BHTS, seen_BTS, inside_S)
   maximum_BHT = jnp.max(scores_BHTS, axis=-1)
   weights_BHTS = jnp.exp(scores_BHTS - maximum_BHT[..., None])
   sum_BHT = jnp.sum(weights_BHTS, axis=-1)
@@ -360,14 +367,8 @@ def _tile_gradients(
   """
 
   maximum_BHT, sum_BHT, delta_BHT, cotangent_BTHE = rows
-
-  def score(q_BTHK, k_BSHK, w, scale):
-    return form.scores(q_BTHK, k_BSHK, w, scale=scale)
-
-  scores_BHTS, back = jax.vjp(
-    score, tile.q_BTHK, tile.k_BSHK, tile.w, tile.scale
-  )
-  scores_BHTS = _masked(scores_BHTS, tile.bias_HTS, seen_BTS, inside_S)
+  scores_BHTS, back = jax.vjp(functools.partial(_scores, form), tile)
+  scores_BHTS = _masked(scores_BHTS, seen_BTS, inside_S)
   weights_BHTS = jnp.exp(scores_BHTS - maximum_BHT[..., None])
   weights_BHTS = weights_BHTS / sum_BHT[..., None]
   v_BSHE, f32 = tile.v_BSHE, jnp.float32
@@ -384,21 +385,21 @@ def _tile_gradients(
   by_score_BHTS = jnp.where(
     seen_BTS[:, None], weights_BHTS * by_weight_BHTS, jnp.float32(0)
   )
-  by_q, by_k, by_w, by_scale = back(by_score_BHTS)
-  bias = None if tile.bias_HTS is None else jnp.sum(by_score_BHTS, axis=0)
-  found = Inputs(by_q, by_k, by_v_BSHE, by_w, by_scale, bias)
+  (by_tile,) = back(by_score_BHTS)
+  found = by_tile._replace(v_BSHE=by_v_BSHE)
   return jax.tree.map(lambda x: x.astype(f32), found)
 
 
-def _masked(
-  scores_BHTS: Array, bias_HTS: Array | None, seen_BTS: Array, inside_S: Array
-) -> Array:
+def _scores(form: Form, tile: Inputs) -> Array:
+  how = How(tile.scale, form.scores, tile.w, tile.bias_HA)
+  return all_scores(tile.q_BTHK, tile.k_BSHK, how)
+
+
+def _masked(scores_BHTS: Array, seen_BTS: Array, inside_S: Array) -> Array:
   """Scores as softmax takes them; -inf, and not MASKED, beyond the last key.
 
   So a row that may see no key still has even weights over the real ones.
   """
-  if bias_HTS is not None:
-    scores_BHTS = scores_BHTS + bias_HTS[None]
   scores_BHTS = jnp.where(seen_BTS[:, None], scores_BHTS, jnp.float32(MASKED))
   return jnp.where(inside_S[None, None, None], scores_BHTS, -jnp.inf)
 
@@ -417,14 +418,14 @@ def _padded(
   """Everything a whole number of tiles long, and which keys are real."""
   T, S = inputs.q_BTHK.shape[1], inputs.k_BSHK.shape[1]
   t, s = -T % form.queries, -S % form.keys
-  bias, mask = inputs.bias_HTS, _extended(given.mask_BTS, 2, s)
+  bias, mask = inputs.bias_HA, _extended(given.mask_BTS, 2, s)
   if mask.shape[1] > 1:
     mask = _extended(mask, 1, t)
   inputs = inputs._replace(
     q_BTHK=_repeated(inputs.q_BTHK, t),
     k_BSHK=_repeated(inputs.k_BSHK, s),
     v_BSHE=_repeated(inputs.v_BSHE, s),
-    bias_HTS=None if bias is None else _extended(_extended(bias, 1, t), 2, s),
+    bias_HA=None if bias is None else jnp.pad(bias, ((0, 0), (t, s))),
   )
   return inputs, given._replace(mask_BTS=mask), jnp.arange(S + s) < S
 
@@ -439,16 +440,22 @@ def _tile(
       x = _taken(x, axis_t, t, form.queries)
     return x if axis_s is None else _taken(x, axis_s, s, form.keys)
 
-  bias, drop, origin = inputs.bias_HTS, given.drop, given.origin
+  bias, drop, origin = inputs.bias_HA, given.drop, given.origin
   tile = inputs._replace(
     q_BTHK=cut(inputs.q_BTHK, 1, None),
     k_BSHK=cut(inputs.k_BSHK, None, 1),
     v_BSHE=cut(inputs.v_BSHE, None, 1),
-    bias_HTS=None if bias is None else cut(bias, 1, 2),
   )
+  if bias is not None:
+    start, size = _first_apart(form, inputs, t, s), form.queries + form.keys - 1
+    tile = tile._replace(bias_HA=_taken(bias, 1, start, size))
   seen_BTS = cut(given.mask_BTS, None, 2)
   if seen_BTS.shape[1] > 1:
     seen_BTS = cut(seen_BTS, 1, None)
+  if form.sees is not None:
+    t_T = origin.t + t + jnp.arange(form.queries)
+    s_S = origin.s + s + jnp.arange(form.keys)
+    seen_BTS = seen_BTS & form.sees(t_T[:, None], s_S[None])[None]
   dropped = None
   if drop is not None:
     B, _, H, _ = inputs.q_BTHK.shape
@@ -461,6 +468,11 @@ def _tile(
     ]
     dropped = drop.key, drop.rate, coordinates
   return tile, seen_BTS, cut(inside_S, None, 0), dropped
+
+
+def _first_apart(form: Form, padded: Inputs, t: Array, s: Array) -> Array:
+  """Where the bias of the tile at t and s begins in that of all."""
+  return s - t + padded.q_BTHK.shape[1] - form.queries
 
 
 def _taken(x: Array, axis: int, start: Array, size: int) -> Array:

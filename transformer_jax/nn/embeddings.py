@@ -108,13 +108,13 @@ class Positions(Module):
       )
     )
 
-  def bias_HTS(
+  def bias_HA(
     self, start: Array | int, queries: int, keys: int
   ) -> Array | None:
     """Of queries at `start`, start + 1, ... on keys 0, 1, ..., if any."""
     if self.w_bias_UH is None:
       return None
-    return positions.relative_bias_HTS(
+    return positions.relative_bias_HA(
       self.w_bias_UH.astype(jnp.float32),
       start,
       queries,

@@ -24,7 +24,12 @@ from jax import Array
 
 from transformer_jax.config import ConfigError, ModelConfig
 from transformer_jax.nn import attention, blockwise, kernel
-from transformer_jax.nn.attention import How, dot_scores
+from transformer_jax.nn.attention import (
+  How,
+  allowed_BTS,
+  dot_scores,
+  spread_HTS,
+)
 
 Attend = Callable[..., Array]
 
@@ -82,7 +87,7 @@ def most_pairs(held: int, heads: int) -> int:
   return most // (heads * held)
 
 
-def cudnn_takes(q_BTHK: Array, v_BSHE: Array, bias_HTS: Array | None) -> bool:
+def cudnn_takes(q_BTHK: Array, v_BSHE: Array, bias_HA: Array | None) -> bool:
   """cuDNN's attention takes half precision and widths of 8, 16, ... 128.
 
   And lengths that are even: what we mask is a bias there, and to train with
@@ -92,7 +97,7 @@ def cudnn_takes(q_BTHK: Array, v_BSHE: Array, bias_HTS: Array | None) -> bool:
   half = q_BTHK.dtype in (jnp.bfloat16, jnp.float16)
   even = q_BTHK.shape[1] % 2 == 0 and v_BSHE.shape[1] % 2 == 0
   wide = width % 8 == 0 and width <= 128
-  return half and even and wide and bias_HTS is None
+  return half and even and wide and bias_HA is None
 
 
 def fused(
@@ -124,6 +129,7 @@ def fused(
     jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, max(K, E) - x.shape[-1])))
     for x in (q_BTHK, k_BSHK, v_BSHE)
   )
+  mask_BTS = allowed_BTS(mask_BTS, how, T, S)
   mask_BTS = jnp.broadcast_to(mask_BTS, (mask_BTS.shape[0], T, S))
   # A row that may see nothing is undefined there: it sees all, and what comes
   # of it is replaced by what even weights give.
@@ -132,7 +138,7 @@ def fused(
     q,
     k,
     v,
-    None if how.bias_HTS is None else how.bias_HTS[None],
+    None if how.bias_HA is None else spread_HTS(how.bias_HA, T)[None],
     (mask_BTS | ~sees_BT[..., None])[:, None],
     scale=1.0,
     implementation='cudnn' if backend == 'cudnn' else 'xla',
@@ -152,7 +158,7 @@ def fused_on_gpu(
 ) -> Array:
   """`fused` by cuDNN where it takes the shapes, else `by_shape`."""
   given = q_BTHK, k_BSHK, v_BSHE, mask_BTS, how
-  if cudnn_takes(q_BTHK, v_BSHE, how.bias_HTS):
+  if cudnn_takes(q_BTHK, v_BSHE, how.bias_HA):
     return fused(*given, backend='cudnn')
   return by_shape(*given, devices=devices)
 
@@ -161,7 +167,7 @@ def fused_as_asked(
   q_BTHK: Array, k_BSHK: Array, v_BSHE: Array, mask_BTS: Array, how: How
 ) -> Array:
   """`fused` by cuDNN where it takes the shapes, else by XLA."""
-  takes = cudnn_takes(q_BTHK, v_BSHE, how.bias_HTS)
+  takes = cudnn_takes(q_BTHK, v_BSHE, how.bias_HA)
   backend = 'cudnn' if takes else 'xla'
   return fused(q_BTHK, k_BSHK, v_BSHE, mask_BTS, how, backend=backend)
 

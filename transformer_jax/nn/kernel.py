@@ -20,7 +20,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from transformer_jax.nn import randomness
-from transformer_jax.nn.attention import MASKED, Drop, How, additive_scores
+from transformer_jax.nn.attention import (
+  MASKED,
+  Drop,
+  How,
+  Sees,
+  additive_scores,
+)
 
 TILES = (32, 32)
 LEAST_WIDTH = 16  # of a matrix product in Triton
@@ -32,6 +38,7 @@ class Form(NamedTuple):
   queries: int  # of a tile
   keys: int
   length: int  # S before it was padded
+  sees: Sees | None
   drops: str  # 'none' or 'weights'
   interpret: bool
 
@@ -69,7 +76,7 @@ def attention(
     ValueError: another score, or a bias.
   """
   w = how.w
-  if how.scores is not additive_scores or w is None or how.bias_HTS is not None:
+  if how.scores is not additive_scores or w is None or how.bias_HA is not None:
     raise ValueError('the kernel takes the additive score without a bias')
   T, S, K, E = q_BTHK.shape[1], *k_BSHK.shape[1::2], v_BSHE.shape[3]
   t, s = -T % tiles[0], -S % tiles[1]
@@ -87,7 +94,7 @@ def attention(
   drops = 'weights' if how.drop else 'none'
   rate = jnp.asarray(drop.rate, jnp.float32).reshape(1)
   mixed_BHTE: Any = _attend(
-    Form(*tiles, S, drops, interpret),
+    Form(*tiles, S, how.sees, drops, interpret),
     jnp.pad(q_BTHK, ((0, 0), (0, t), (0, 0), (0, wide_k))).transpose(
       0, 2, 3, 1
     ),
@@ -260,8 +267,11 @@ def _scores(form: Form, q_ref, k_ref, w_ref, mask_ref, at: Tile) -> Any:
   else:
     start = at.t if mask_ref.shape[0] > form.queries else 0
     seen_TS = mask_ref[pl.ds(start, form.queries), keys] > 0
-  scores_TS = jnp.where(seen_TS, scores_TS, MASKED)
   s_1S = at.s + jax.lax.broadcasted_iota(jnp.int32, (1, form.keys), 1)
+  if form.sees is not None:
+    t_T1 = at.t + jax.lax.broadcasted_iota(jnp.int32, (form.queries, 1), 0)
+    seen_TS = seen_TS & form.sees(t_T1, s_1S)
+  scores_TS = jnp.where(seen_TS, scores_TS, MASKED)
   return jnp.where(s_1S < form.length, scores_TS, -jnp.inf), seen_TS
 
 

@@ -116,13 +116,15 @@ class Around(NamedTuple):
   scales: of the scores at each site.
   real_BT: which of the positions hold a token; axes of size 1 repeat.
   turn: angles of the positions for queries and keys of self-attention, if any.
-  bias_HTS: added to the scores of self-attention, if any.
+  bias_HA: added to the scores of self-attention by distance, if anything is.
+  sees: which positions may see which in self-attention; None: any.
   """
 
   scales: attention.Scales
   real_BT: Array
   turn: positions.Turn | None = None
-  bias_HTS: Array | None = None
+  bias_HA: Array | None = None
+  sees: attention.Sees | None = None
 
 
 class Norm(Module):
@@ -246,8 +248,9 @@ class MultiHeadAttention(Module):
       scale=scale,
       scores=attention.SCORES[self.config.score].scores,
       w=self.w_score,
-      bias_HTS=around.bias_HTS,
+      bias_HA=around.bias_HA,
       drop=drop,
+      sees=around.sees,
     )
     q_BTHK = _turned(q_BTHK, around.turn)
     mixed_BTHE = self.mix(q_BTHK, *keys_values, mask_BTS, how)
@@ -446,8 +449,8 @@ class DecoderLayer(Module):
       h_BTD,
       memory_keys_values,
       memory_mask_BTS,
-      # Distances and angles are within one sentence, not across two.
-      around._replace(turn=None, bias_HTS=None),
+      # Order, distances and angles are within one sentence, not across two.
+      around._replace(turn=None, bias_HA=None, sees=None),
       site,
     )
     y_BTD = self.cross_attention_sum.leave(y_BTD, h_BTD, around, site)

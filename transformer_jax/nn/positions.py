@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -124,10 +125,10 @@ def distance_buckets(length: int, *, both_ways: bool) -> np.ndarray:
   return (side + np.where(apart < near, apart, far)).astype(np.int32)
 
 
-def relative_bias_HTS(
+def relative_bias_HA(
   w_UH: Array, start: Array | int, queries: int, keys: int, *, both_ways: bool
 ) -> Array:
-  """What is added to the score of each query and key, by their distance.
+  """What is added to a score, by how far apart query and key are.
 
   Args:
     w_UH: float32, one number a bucket and head.
@@ -137,12 +138,14 @@ def relative_bias_HTS(
     both_ways: see `distance_buckets`.
 
   Returns:
-    float32 [H, T, S].
+    float32 [H, T + S - 1], of the distances that these queries and keys have:
+    see `attention.spread_HTS`.
   """
   bucket_of = jnp.asarray(distance_buckets(keys, both_ways=both_ways))
-  query_T1 = start + jnp.arange(queries)[:, None]
-  bucket_TS = bucket_of[jnp.arange(keys)[None] - query_T1 + keys - 1]
-  return jnp.moveaxis(jnp.take(w_UH, bucket_TS, axis=0), -1, 0)
+  bucket_A = jax.lax.dynamic_slice_in_dim(
+    bucket_of, keys - queries - start, queries + keys - 1
+  )
+  return jnp.take(w_UH, bucket_A, axis=0).T
 
 
 class Join(NamedTuple):

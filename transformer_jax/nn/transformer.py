@@ -151,7 +151,7 @@ class Transformer(Module):
       site_scales(self.config) if scales is None else scales,
       real_BT,
       place.turn(start, queries, length),
-      place.bias_HTS(start, queries, length),
+      place.bias_HA(start, queries, length),
     )
 
   def encode(
@@ -185,11 +185,13 @@ class Transformer(Module):
   ) -> Array:
     """[B, T, D] for every target token, given the source and those before."""
     real_BT, T = target_BT != PAD, target_BT.shape[1]
-    mask_BTS = attention.CAUSAL_MASKS[self.config.causal_mask](real_BT)
+    sight = attention.CAUSAL_MASKS[self.config.causal_mask]
+    mask_BTS = sight.mask_BTS(real_BT)
     y_BTD = self.target_embedding(shift_right(target_BT))
     y_BTD = self.target_positions(y_BTD, 0, T)
     y_BTD = drop_residual(y_BTD, within(dropout, 'embedding'))
     around = self._around(self.target_positions, real_BT, T, scales, queries=T)
+    around = around._replace(sees=sight.sees)
 
     def apply(layer, y_BTD, _, site):
       cross = layer.cross_keys_values(memory.memory_BSD)

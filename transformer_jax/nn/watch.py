@@ -20,6 +20,7 @@ from transformer_jax.nn import blockwise
 from transformer_jax.nn.attention import (
   How,
   all_scores,
+  allowed_BTS,
   attention_weights,
   mix,
 )
@@ -108,6 +109,7 @@ def weights_seen(keep: Callable[[Place, Array, Array], Any]) -> Look:
     how: How,
   ) -> tuple[Array, Any]:
     scores_BHTS = lean_scores(q_BTHK, k_BSHK, how)
+    mask_BTS = allowed_BTS(mask_BTS, how, *scores_BHTS.shape[2:])
     weights_BHTS = attention_weights(scores_BHTS, mask_BTS)
     return mix(weights_BHTS, v_BSHE), keep(place, weights_BHTS, mask_BTS)
 

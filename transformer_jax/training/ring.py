@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from transformer_jax.config import ConfigError, ModelConfig
 from transformer_jax.nn import blockwise, implementations
-from transformer_jax.nn.attention import Drop, How
+from transformer_jax.nn.attention import Drop, How, Sees
 from transformer_jax.training.sharding import ROWS, Layout, spec
 from transformer_jax.training.state import Alone
 
@@ -68,7 +68,7 @@ class Ring:
   """`attention.attention` for positions that lie along the axis `sequence`.
 
   Called as every implementation is. The mesh axes divide the axes B, H, T and
-  S; masks and a bias come with all their keys.
+  S; a mask comes with all its keys, a bias whole.
   """
 
   mesh: Mesh
@@ -95,11 +95,11 @@ class Ring:
     places += [
       P(heads),
       P(heads) if inputs.scale.ndim else P(),
-      P(heads, sequence),
+      P(heads),
     ]
     placed = blockwise.Inputs._make(places)
     return jax.shard_map(
-      functools.partial(_own, how.scores, sizes[AXIS]),
+      functools.partial(_own, how.scores, how.sees, sizes[AXIS]),
       mesh=self.mesh,
       in_specs=(placed, mask_spec, P()),
       out_specs=spec('BTHE', sizes),
@@ -109,13 +109,14 @@ class Ring:
 
 def _own(
   scores: Callable[..., Array],
+  sees: Sees | None,
   devices: int,
   inputs: blockwise.Inputs,
   mask_BTS: Array,
   drop: Drop | None,
 ) -> Array:
   """The part of one device, on its shards."""
-  form = blockwise.form_of(inputs, scores)
+  form = blockwise.form_of(inputs, scores, sees)
   B, T, H, _ = inputs.q_BTHK.shape
   # Where the shard lies in the whole: it decides which weights drop.
   origin = blockwise.Origin(
@@ -131,16 +132,25 @@ def _at(
   inputs: blockwise.Inputs, given: blockwise.Given, place: Array | int
 ) -> tuple[blockwise.Inputs, blockwise.Given]:
   """Bias and mask of the keys that lie on device `place` of the ring."""
-  S = inputs.k_BSHK.shape[1]
-
-  def cut(x: Array) -> Array:
-    return jax.lax.dynamic_slice_in_dim(x, place * S, S, 2)
-
-  bias_HTS = inputs.bias_HTS
-  inputs = inputs._replace(bias_HTS=None if bias_HTS is None else cut(bias_HTS))
+  T, S = inputs.q_BTHK.shape[1], inputs.k_BSHK.shape[1]
+  if inputs.bias_HA is not None:
+    bias_HA = jax.lax.dynamic_slice_in_dim(
+      inputs.bias_HA, _first_apart(inputs, given, place), T + S - 1, 1
+    )
+    inputs = inputs._replace(bias_HA=bias_HA)
+  mask_BTS = jax.lax.dynamic_slice_in_dim(given.mask_BTS, place * S, S, 2)
   return inputs, given._replace(
-    mask_BTS=cut(given.mask_BTS), origin=given.origin._replace(s=place * S)
+    mask_BTS=mask_BTS, origin=given.origin._replace(s=place * S)
   )
+
+
+def _first_apart(
+  inputs: blockwise.Inputs, given: blockwise.Given, place: Array | int
+) -> Array | int:
+  """Where the bias of the own queries and those keys begins in the whole."""
+  T, S = inputs.q_BTHK.shape[1], inputs.k_BSHK.shape[1]
+  queries = inputs.bias_HA.shape[1] + 1 - given.mask_BTS.shape[2]
+  return place * S - given.origin.t + queries - T
 
 
 def _next(tree: Any, devices: int) -> Any:
@@ -191,13 +201,13 @@ def _backward(program, saved, cotangent_BTHE):
       cotangent_BTHE,
     )
     found = jax.tree.map(lambda x: x.astype(jnp.float32), found)
-    if found.bias_HTS is None:
+    if found.bias_HA is None:
       return found
-    whole_HTS = jnp.zeros(inputs.bias_HTS.shape, jnp.float32)
-    S = inputs.k_BSHK.shape[1]
+    whole_HA = jnp.zeros(inputs.bias_HA.shape, jnp.float32)
+    start = _first_apart(inputs, given, place)
     return found._replace(
-      bias_HTS=jax.lax.dynamic_update_slice_in_dim(
-        whole_HTS, found.bias_HTS, place * S, 2
+      bias_HA=jax.lax.dynamic_update_slice_in_dim(
+        whole_HA, found.bias_HA, start, 1
       )
     )
 
