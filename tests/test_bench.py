@@ -439,13 +439,31 @@ def test_cost_has_a_row_for_each_choice(monkeypatch):
 def test_memory_is_estimated_within_a_tenth():
   # Of the benchmark's own model: hundreds of MiB, beside which what else a
   # process takes is little.
-  rows = memory.suite(bench.base(types.SimpleNamespace(workdir='')))
+  rows = memory.suite(bench.base(types.SimpleNamespace(workdir='')), 'memory')
   assert [row.name for row in rows] == [
     f'{name}: {of}'
-    for name, *_ in memory.CASES
+    for name, *_ in memory.CASES['memory']
     for of in ('estimate', 'measured')
   ]
   for estimate, measured in zip(rows[::2], rows[1::2], strict=True):
     ratio = estimate.value / measured.value
     assert 0.9 <= ratio <= 1.1, measured
     assert measured.note.endswith(f'{ratio:.3f}')
+
+
+@pytest.mark.slow
+def test_a_step_of_additive_scores_on_4096_tokens_takes_less_than_2_gb():
+  """Beside the parameters; the formula would hold 34 GB at each site."""
+  _, sizes, changes = memory.LONG
+  # Order and distance are those of a tile, too.
+  config = override(tiny_config(), changes | {'model.position': 'relative'})
+  long, half = (
+    memory.compiled(config, sizes._replace(length=length))
+    for length in (4096, 2048)
+  )
+  assert fit.peak(long.run) - long.parameters < 2e9
+  # Not one array of all scores is anywhere.
+  assert (
+    long.run.memory_analysis().temp_size_in_bytes
+    < 2.2 * half.run.memory_analysis().temp_size_in_bytes
+  )

@@ -12,6 +12,7 @@ data       a large corpus: opening it, batches a second, memory
 attention  dot and additive, by length and implementation: time, memory
 population a step of 1 to 16 runs that share a program, against lone ones
 memory     peak of a training step as its program says, against the measured
+long       the same of a step on 4,096 tokens with the additive score
 cost       of every score and way to join positions: parameters, FLOPs, time
 all        one after the other
 
@@ -42,6 +43,7 @@ READS: dict[str, tuple[str, ...]] = {
   'attention': (),
   'population': ('fields',),
   'memory': ('fields',),
+  'long': ('fields',),
   'cost': ('fields',),
 }
 SUITES = tuple(READS)
@@ -149,7 +151,14 @@ def _memory(config: Config, options: types.SimpleNamespace) -> list[Row]:
   from experiments.bench import memory
 
   del options  # Its cases are fixed.
-  return memory.suite(config)
+  return memory.suite(config, 'memory')
+
+
+def _long(config: Config, options: types.SimpleNamespace) -> list[Row]:
+  from experiments.bench import memory
+
+  del options  # Its case is fixed.
+  return memory.suite(config, 'long')
 
 
 def _cost(config: Config, options: types.SimpleNamespace) -> list[Row]:
@@ -168,6 +177,7 @@ RUN: dict[str, Suite] = {
   'attention': _attention,
   'population': _population,
   'memory': _memory,
+  'long': _long,
   'cost': _cost,
 }
 

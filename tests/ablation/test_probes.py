@@ -147,6 +147,7 @@ def test_gradients_are_those_of_a_perturbation():
   def loss(params, zeros):
     def look(place, q, k, v, mask, how):
       scores_BHTS = attention.all_scores(q, k, how) + place.inputs['scores']
+      mask = attention.allowed_BTS(mask, how, *scores_BHTS.shape[2:])
       weights_BHTS = attention.attention_weights(scores_BHTS, mask)
       weights_BHTS += place.inputs['weights']
       return jnp.einsum('BHTS,BSHE->BTHE', weights_BHTS, v), ()

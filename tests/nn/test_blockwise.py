@@ -220,7 +220,7 @@ def test_bfloat16_stays_so_and_is_near():
 
 
 def temporaries(attend, score, length):
-  """Bytes that forward and backward need beside arguments and results."""
+  """Bytes that a step of two layers needs beside arguments and results."""
   H, K = 2, 8
   shape = jax.ShapeDtypeStruct((1, length, H, K), jnp.float32)
   w = jax.ShapeDtypeStruct((H, K), jnp.float32)
@@ -230,7 +230,11 @@ def temporaries(attend, score, length):
   def loss(q, k, v, w, bias):
     w = w if score == 'additive' else None
     how = How(1.0, SCORES[score].scores, w, bias, sees=attention.not_later)
-    mixed = attend(q, k, v, mask_BTS, how)
+
+    def layer(q, number):
+      return attend(q, k, v * number, mask_BTS, how), None
+
+    mixed, _ = jax.lax.scan(layer, q, jnp.arange(2.0))
     return jnp.sum(jnp.square(mixed))
 
   step = jax.jit(jax.grad(loss, (0, 1, 2, 3, 4)))

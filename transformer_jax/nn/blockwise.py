@@ -221,7 +221,8 @@ def read(form: Form, inputs: Inputs, given: Given) -> Read:
   """
   B, T, H, _ = inputs.q_BTHK.shape
   inputs, given, inside_S = _padded(form, inputs, given)
-  S, E = inputs.v_BSHE.shape[1], inputs.v_BSHE.shape[3]
+  E = inputs.v_BSHE.shape[3]
+  each_t, each_s = _starts(form, inputs)
 
   def rows(t: Array) -> Read:
     start = Read(
@@ -234,9 +235,9 @@ def read(form: Form, inputs: Inputs, given: Given) -> Read:
       tile = _tile(form, inputs, given, inside_S, t, s)
       return merge(done, _read_tile(form, *tile)), None
 
-    return jax.lax.scan(body, start, jnp.arange(0, S, form.keys))[0]
+    return jax.lax.scan(body, start, each_s)[0]
 
-  found = jax.lax.map(rows, jnp.arange(0, T, form.queries))
+  found = jax.lax.map(rows, each_t)
   return Read(
     _joined(found.maximum_BHT, 2)[..., :T],
     _joined(found.sum_BHT, 2)[..., :T],
@@ -300,6 +301,7 @@ def gradients(
   )
   padded, given, inside_S = _padded(form, inputs, given)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), padded)
+  each_t, each_s = _starts(form, padded)
 
   def rows(sums: tuple, t: Array) -> tuple[tuple, Array]:
     own = [
@@ -319,14 +321,10 @@ def gradients(
       return (q + new.q_BTHK, k, v, w, scale, bias), None
 
     q = _taken(zeros.q_BTHK, 1, t, form.queries)
-    sums, _ = jax.lax.scan(
-      body, (q, *sums), jnp.arange(0, padded.k_BSHK.shape[1], form.keys)
-    )
+    sums, _ = jax.lax.scan(body, (q, *sums), each_s)
     return sums[1:], sums[0]
 
-  (k, v, w, scale, bias), q = jax.lax.scan(
-    rows, zeros[1:], jnp.arange(0, padded.q_BTHK.shape[1], form.queries)
-  )
+  (k, v, w, scale, bias), q = jax.lax.scan(rows, zeros[1:], each_t)
   if bias is not None:
     bias = bias[:, extra : extra + T + S - 1]
   found = Inputs(_joined(q, 1)[:, :T], k[:, :S], v[:, :S], w, scale, bias)
@@ -428,6 +426,18 @@ def _padded(
     bias_HA=None if bias is None else jnp.pad(bias, ((0, 0), (t, s))),
   )
   return inputs, given._replace(mask_BTS=mask), jnp.arange(S + s) < S
+
+
+def _starts(form: Form, padded: Inputs) -> tuple[Array, Array]:
+  """First query and first key of each row and column of tiles.
+
+  Tied to the queries: what follows from positions alone, such as the mask of a
+  tile, JAX would otherwise lift out of the loop over layers when it
+  differentiates that, and keep for all tiles: T*S numbers a head.
+  """
+  t = jnp.arange(0, padded.q_BTHK.shape[1], form.queries)
+  s = jnp.arange(0, padded.k_BSHK.shape[1], form.keys)
+  return jax.lax.optimization_barrier((t, s, padded.q_BTHK))[:2]
 
 
 def _tile(
