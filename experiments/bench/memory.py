@@ -94,6 +94,8 @@ def once(config: Config, sizes: Sizes) -> tuple[int, int, int]:
   """Bytes of the parameters, and of one step, estimated and measured here."""
   start, run, given, parameters = compiled(config, sizes)
   key = given[2]
+  own = f'{parameters / MEBI:,.1f} MiB of parameters in it'
+  say(f'compiled: {fit.peak(run) / MEBI:,.1f} MiB by estimate, {own}')
   # What the compiler has freed goes back to the system.
   gc.collect()
   ctypes.CDLL(None).malloc_trim(0)

@@ -316,7 +316,7 @@ def gradients(
       k = _added(k, new.k_BSHK, s)
       v = _added(v, new.v_BSHE, s)
       w, scale = jax.tree.map(jnp.add, (w, scale), (new.w, new.scale))
-      if bias is not None:
+      if new.bias_HA is not None:
         bias = _added(bias, new.bias_HA, _first_apart(form, padded, t, s))
       return (q + new.q_BTHK, k, v, w, scale, bias), None
 

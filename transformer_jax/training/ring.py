@@ -134,10 +134,11 @@ def _at(
   """Bias and mask of the keys that lie on device `place` of the ring."""
   T, S = inputs.q_BTHK.shape[1], inputs.k_BSHK.shape[1]
   if inputs.bias_HA is not None:
-    bias_HA = jax.lax.dynamic_slice_in_dim(
-      inputs.bias_HA, _first_apart(inputs, given, place), T + S - 1, 1
+    start = _first_apart(inputs, given, place)
+    own_HA = jax.lax.dynamic_slice_in_dim(
+      inputs.bias_HA, start, T + S - 1, axis=1
     )
-    inputs = inputs._replace(bias_HA=bias_HA)
+    inputs = inputs._replace(bias_HA=own_HA)
   mask_BTS = jax.lax.dynamic_slice_in_dim(given.mask_BTS, place * S, S, 2)
   return inputs, given._replace(
     mask_BTS=mask_BTS, origin=given.origin._replace(s=place * S)
@@ -148,6 +149,7 @@ def _first_apart(
   inputs: blockwise.Inputs, given: blockwise.Given, place: Array | int
 ) -> Array | int:
   """Where the bias of the own queries and those keys begins in the whole."""
+  assert inputs.bias_HA is not None
   T, S = inputs.q_BTHK.shape[1], inputs.k_BSHK.shape[1]
   queries = inputs.bias_HA.shape[1] + 1 - given.mask_BTS.shape[2]
   return place * S - given.origin.t + queries - T
