@@ -10,6 +10,7 @@ a fifth of a training step on a CPU, and half a minute of compilation for the
 initial values of a small model.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 
@@ -19,6 +20,9 @@ import numpy as np
 from jax import Array
 
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: spreads consecutive numbers
+# A model has hundreds of keys. What makes them is traced once a shape, not once
+# a key; the program is the same, for its equations are written out.
+_traced_once = functools.partial(jax.jit, inline=True)
 
 
 def stable_hash(text: str) -> tuple[int, int]:
@@ -30,6 +34,7 @@ def stable_hash(text: str) -> tuple[int, int]:
   )
 
 
+@_traced_once
 def _mix(x: Array) -> Array:
   """A bijection of 32 bits: each input bit flips half the output bits."""
   x = x ^ (x >> 16)
@@ -56,9 +61,14 @@ def at(key: Array, place: str | int | Array) -> Array:
     uint32 [2]; others for another key or another place.
   """
   if isinstance(place, str):
-    first, second = (jnp.uint32(word) for word in stable_hash(place))
+    first, second = (np.uint32(word) for word in stable_hash(place))
   else:
-    first, second = jnp.asarray(place).astype(jnp.uint32), jnp.uint32(_GOLDEN)
+    first, second = jnp.asarray(place).astype(jnp.uint32), np.uint32(_GOLDEN)
+  return _below(key, first, second)
+
+
+@_traced_once
+def _below(key: Array, first: Array, second: Array) -> Array:
   a = _mix(key[0] ^ _mix(first + jnp.uint32(_GOLDEN)))
   b = _mix(key[1] ^ _mix(second + a))
   # The barrier keeps XLA from inlining a chain of keys into each loop that
@@ -66,6 +76,7 @@ def at(key: Array, place: str | int | Array) -> Array:
   return jax.lax.optimization_barrier(jnp.stack([_mix(a + b), b]))
 
 
+@_traced_once
 def coordinate_bits(key: Array, *coordinates: Array) -> Array:
   """uint32 bits that are a function of the key and of the coordinates only.
 
