@@ -7,13 +7,14 @@ it takes to have the variant's count, within 1 %. A study has it as an arm named
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
 from transformer_jax.ablation import checks
 from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.study import Arm, Study, find_arm
-from transformer_jax.config import Config, ConfigError
+from transformer_jax.config import Config, ConfigError, ModelConfig
 from transformer_jax.fields import override
 
 Value = int | float | str
@@ -29,13 +30,19 @@ def parameters(config: Config, vocabulary: int) -> int:
     config: of the experiment.
     vocabulary: tokens of the source and of the target vocabulary.
   """
+  return _parameters(config.model, vocabulary)
+
+
+# A study's arms are held against one baseline again and again.
+@functools.lru_cache(maxsize=256)
+def _parameters(config: ModelConfig, vocabulary: int) -> int:
   import jax
 
   from transformer_jax.nn import randomness
   from transformer_jax.nn.transformer import initial_params
 
   draw = initial_params(
-    config.model, source_vocabulary=vocabulary, target_vocabulary=vocabulary
+    config, source_vocabulary=vocabulary, target_vocabulary=vocabulary
   )
   shapes = jax.eval_shape(draw, randomness.seed_key(0))
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -1,7 +1,5 @@
 """Controls of equal size, and Table 3 as data."""
 
-import functools
-
 import pytest
 
 from experiments import studies
@@ -98,7 +96,6 @@ MAPS = {'one_factor'}
 QUICK = ('positions', 'scoring', 'projections')
 
 
-@functools.cache
 def count(config: Config) -> int:
   """At the 20 tokens of `reverse`; of other tasks differences matter only."""
   return parameters(config, 20)
