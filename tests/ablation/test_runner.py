@@ -300,6 +300,8 @@ def test_views_are_kept_of_the_first_seed(study, tmp_path):
       assert seen['token'] > seen['token_chance']
       assert seen['position'] > seen['position_chance']
       assert seen['neighbours'] > 0.5
+      assert seen['nearest']
+      assert all(one < other for one, other, _ in seen['nearest'])
 
 
 def test_twins_differ_by_nothing(study, tmp_path):

@@ -122,6 +122,17 @@ class Nearest(NamedTuple):
   cosine_T: np.ndarray
   neighbours: float
 
+  def pairs(self, count: int) -> list[tuple[int, int, float]]:
+    """(row, row, cosine) of the `count` nearest pairs, each once."""
+    found = {
+      (min(row, other), max(row, other)): cosine
+      for row, (other, cosine) in enumerate(
+        zip(self.other_T.tolist(), self.cosine_T.tolist(), strict=True)
+      )
+    }
+    nearest_first = sorted(found.items(), key=lambda item: -item[1])[:count]
+    return [(*pair, cosine) for pair, cosine in nearest_first]
+
 
 def nearest(table_TD: np.ndarray) -> Nearest:
   """Which positions a table takes for each other.
@@ -129,8 +140,11 @@ def nearest(table_TD: np.ndarray) -> Nearest:
   Args:
     table_TD: at least two rows.
 
-  >>> nearest(np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]])).other_T.tolist()
+  >>> found = nearest(np.array([[1, 0], [1, 0.1], [0, 1], [0.2, 1]]))
+  >>> found.other_T.tolist()
   [1, 0, 3, 2]
+  >>> [pair[:2] for pair in found.pairs(2)]
+  [(0, 1), (2, 3)]
   """
   length_T1 = np.linalg.norm(table_TD, axis=1, keepdims=True)
   unit_TD = np.asarray(table_TD, np.float64) / np.maximum(length_T1, 1e-30)

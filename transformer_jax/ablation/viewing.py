@@ -30,6 +30,7 @@ from transformer_jax.training.state import numbers
 
 PAIRS = 256  # of the validation split
 ALIGNED = 64  # of these, for links
+NEAREST = 4  # pairs of positions
 SHOWN_SEED = 0
 FOUND = 'views.json'
 TABLES = {'encoder': 'source_positions', 'decoder': 'target_positions'}
@@ -59,14 +60,20 @@ def of_places(
   batch: Batch,
   vocabularies: Vocabularies,
 ) -> dict[str, Any]:
-  """{side: decodability, and of a table of positions its `neighbours`}."""
+  """{side: decodability, and of a table of positions which are near}.
+
+  `neighbours` and `nearest`, its nearest pairs; None where there is no table.
+  """
   del vocabularies
   found = places.decodability(model, weights, batch)
   sides = {}
   for name, tokens_BT in zip(('encoder', 'decoder'), batch, strict=True):
     table_TD = _table(config, weights, name, tokens_BT.shape[1])
-    near = None if table_TD is None else places.nearest(table_TD).neighbours
-    sides[name] = dict(found[name]._asdict(), neighbours=near)
+    near: dict[str, Any] = dict(neighbours=None, nearest=None)
+    if table_TD is not None:
+      own = places.nearest(table_TD)
+      near = dict(neighbours=own.neighbours, nearest=own.pairs(NEAREST))
+    sides[name] = found[name]._asdict() | near
   return sides
 
 

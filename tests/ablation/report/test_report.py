@@ -376,8 +376,10 @@ def test_views_of_heads_and_places(results):
   assert insight.places(results, 'paper') is None
   far = [[[0, 0.2, 0.4], [0.2, 0, 0.6], [0.4, 0.6, 0]]]
   heads = dict(cross=dict(distance=far, rise=[[0.5, 0.001, -0.201]]))
-  side = dict(token=0.75, token_chance=0.25, neighbours=None)
-  places = dict(encoder=dict(side, position=0.5, position_chance=0.125))
+  side = dict(token=0.75, token_chance=0.25, neighbours=None, nearest=None)
+  side |= dict(position=0.5, position_chance=0.125)
+  near = dict(neighbours=0.5, nearest=[[3, 4, 0.875], [0, 7, 0.5]])
+  places = dict(encoder=side, decoder=side | near)
   first = results.runs[0]
   links = dict(error=[[0.5, 0.75], [0.25, 1.0]], pairs=32)
   views = dict(heads=heads, places=places, links=links)
@@ -401,7 +403,15 @@ def test_views_of_heads_and_places(results):
   seen = insight.places(more, 'paper')
   assert seen is not None
   assert seen.rows == [
-    (run.variant, 'encoder', '0.750 (0.250)', '0.500 (0.125)', '–')
+    (run.variant, 'encoder', '0.750 (0.250)', '0.500 (0.125)', '–', '–'),
+    (
+      run.variant,
+      'decoder',
+      '0.750 (0.250)',
+      '0.500 (0.125)',
+      '0.500',
+      '3 and 4 (0.875), 0 and 7 (0.500)',
+    ),
   ]
   assert table in contents._more(more) and seen in contents._more(more)
 

@@ -293,27 +293,34 @@ def alignments(results: Results, phase: str) -> Table | None:
 
 def places(results: Results, phase: str) -> Table | None:
   """What a linear map reads off token and position after they are joined."""
+  shown = ('token', 'position')
   rows = []
   for run in results.runs:
     seen = (run.body.get('views') or {}).get('places', {})
     for side, found in seen.items() if run.phase == phase else ():
       shares = (
         f'{answers.number(found[name])} ({answers.number(found[name + _BY])})'
-        for name in ('token', 'position')
+        for name in shown
       )
-      rows.append(
-        (run.variant, side, *shares, answers.number(found['neighbours']))
+      # A folder of before has no pairs.
+      near = ', '.join(
+        f'{one} and {other} ({answers.number(cosine)})'
+        for one, other, cosine in found.get('nearest') or ()
       )
+      next_to = answers.number(found['neighbours'])
+      rows.append((run.variant, side, *shares, next_to, near or '–'))
   if not rows:
     return None
   return Table(
     f'Tokens and positions, {PHASES[phase]}',
-    ('variant', 'stack', 'token', 'position', 'nearest is next'),
+    ('variant', 'stack', *shown, 'nearest is next', 'nearest pairs'),
     rows,
     'Of the first seed, on validation: share of tokens, and of their places, '
     'that a linear map names rightly from what the first layer reads; in '
     'brackets that of always naming the most frequent. Nearest is next: share '
-    "of a table's rows whose nearest by cosine is the one before or after.",
+    "of a table's rows whose nearest by cosine is the one before or after. "
+    'Nearest pairs: positions, from 0, whose rows are most alike, with their '
+    'cosine; of a learned table as training left it.',
   )
 
 
