@@ -35,6 +35,7 @@ TABLES = {
   'model.scale_decoder_self': SCALES,
   'model.scale_cross': SCALES,
   'model.query_key_init': (initializers.QUERY_KEY_INITS,),
+  'model.head_init': (initializers.HEAD_INITS,),
   'model.projections': (attention.PROJECTIONS,),
   'model.output_projection': (attention.OUTPUT_PROJECTIONS,),
   'model.causal_mask': (attention.CAUSAL_MASKS,),
@@ -101,6 +102,7 @@ def keeps_the_initial_values_of_the_rest(case, against, path):
   speaks_of = {
     'model.initialization': ('attention', 'feed_forward'),
     'model.query_key_init': ('w_q', 'w_k'),
+    'model.head_init': ('w_q', 'w_k', 'w_v'),
     'model.scale': ('w_q',),
   }
   own = next((w for p, w in speaks_of.items() if path.startswith(p)), ())

@@ -48,6 +48,7 @@ def test_the_pairs_that_are_known_to_be_refused():
     {'model.norm': 'none', 'model.norm_order': 'pre'},
     {'model.scale_cross': 'folded_init_rate', 'model.score': 'cosine'},
     {'model.projections': 'identity', 'model.query_key_init': 'fan_in'},
+    {'model.projections': 'identity', 'model.head_init': 'alike'},
     {'model.score': 'uniform', 'model.position': 'rotary'},
     {'model.score': 'uniform', 'model.position_decoder': 'rotary'},
     {'model.score': 'uniform', 'model.scale': 'none'},

@@ -89,6 +89,13 @@ class ModelConfig:
     help='query and key weights start as in initialization; with variance '
     '1/d_model; or 2/(d_model + heads d_k)',
   )
+  head_init: str = choice(
+    'own',
+    'alike',
+    help='queries, keys, values and scores of each head start from numbers of '
+    'its own (3.2.2), or all from those of the first: the control for heads '
+    'that differ because they began so',
+  )
   projections: str = choice(
     'separate',
     'shared_query_key',

@@ -253,6 +253,22 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
   ),
   Refusal(
+    ('model.projections', 'model.head_init'),
+    lambda c: c.model.projections == 'identity' and c.model.head_init != 'own',
+    lambda c: (
+      f'model.head_init={c.model.head_init} has nothing to begin: '
+      'model.projections=identity has no weights'
+    ),
+  ),
+  Refusal(
+    ('model.head_init', 'model.heads'),
+    lambda c: c.model.head_init != 'own' and c.model.heads == 1,
+    lambda c: (
+      f'model.head_init={c.model.head_init} compares heads, and model.heads=1 '
+      'has no other: leave it at own'
+    ),
+  ),
+  Refusal(
     (
       'model.output_projection',
       'model.heads',

@@ -13,9 +13,11 @@ words with their translations.
 Expected: one head loses, and most on pronouns; sixteen heads of width 4 lose
 again. Each arm chooses its learning rate.
 
-Heads that do not look at content are the known-bad arm.
+Heads that do not look at content are the known-bad arm. The control is four
+heads that all start as the first one, W_O apart: if they differ less at the end
+than those of the baseline, that owes something to where these began.
 
-Cost: 54 runs of 1,500 steps to choose learning rates, 72 to judge; not measured
+Cost: 63 runs of 1,500 steps to choose learning rates, 84 to judge; not measured
 yet.
 
   python -m experiments.ablate --study=heads --workdir=runs/heads
@@ -45,7 +47,13 @@ STUDY = Study(
   question='Why several heads, and how many?',
   paper='3.2.2; Table 3 (A): one head is 0.9 BLEU worse than the best, too '
   'many heads are worse again',
-  axes=('model.heads', 'model.d_k', 'model.d_v', 'model.score'),
+  axes=(
+    'model.heads',
+    'model.d_k',
+    'model.d_v',
+    'model.score',
+    'model.head_init',
+  ),
   baseline={
     'model.layers': 2,
     'model.d_model': 64,
@@ -68,6 +76,7 @@ STUDY = Study(
   arms=(
     *arms(GRID),
     Arm('uniform', {**GRID[0], 'model.score': 'uniform'}, 'known_bad'),
+    Arm('alike', {**GRID[0], 'model.head_init': 'alike'}, 'control'),
   ),
   primary=(
     Primary(ONE, FOUR, margin=0.02),

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.distance import jensenshannon
 
-from tests.ablation.test_probes import BATCH, run, wider
+from tests.ablation.test_probes import BATCH, initial_params, run, wider
 from transformer_jax.ablation import heads
+from transformer_jax.fields import override
 from transformer_jax.nn.watch import SITES
 from transformer_jax.training.state import loss_function, numbers
 
@@ -34,14 +35,16 @@ def test_distance_is_that_of_scipy():
 
 def test_heads_that_begin_alike_are_at_no_distance():
   config, model, params = run()
-  same = heads.alike(params)
-  names = ['decoder', 'layers', 'cross_attention']
-  before, after = params, same
-  for name in names:
-    before, after = before[name], after[name]
-  np.testing.assert_array_equal(
-    after['w_q_DHK'][:, :, 1], before['w_q_DHK'][:, :, 0]
+  same = initial_params(override(config, {'model.head_init': 'alike'}))
+  before, after = (
+    tree['decoder']['layers']['cross_attention'] for tree in (params, same)
   )
+  for name in ('w_q_DHK', 'w_k_DHK', 'w_v_DHE'):
+    for head in range(2):
+      np.testing.assert_array_equal(
+        after[name][:, :, head], before[name][:, :, 0]
+      )
+  # Training can tell them apart.
   np.testing.assert_array_equal(after['w_o_HED'], before['w_o_HED'])
   arguments = wider(BATCH, 2), numbers(config)
   found = {

@@ -1,8 +1,8 @@
 """Do heads see different things, and which of them does the model need?
 
-Measures of one batch: how far apart the weights of two heads are, what the
-loss becomes when a head's output is nothing, and, as a control, parameters
-whose heads all begin alike.
+Measures of one batch: how far apart the weights of two heads are, and what the
+loss becomes when a head's output is nothing. Their control is a model whose
+heads all begin alike: `model.head_init`.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from transformer_jax.ablation.probes import PARAMETERS, seen_pairs
+from transformer_jax.ablation.probes import seen_pairs
 from transformer_jax.config import Config
 from transformer_jax.nn.attention import How
 from transformer_jax.nn.transformer import Transformer
@@ -123,25 +123,3 @@ def knock_out(
   found = np.asarray(jax.jit(losses)(params, numbers, stacked))
   rises = (found[1:] - found[0]).reshape(len(SITES), N, H)
   return dict(zip(SITES, rises, strict=True))
-
-
-def alike(params: dict) -> dict:
-  """Parameters in which all heads of an attention begin as the first one.
-
-  The control for heads that differ because they began so: queries, keys,
-  values and what a score has of each head are those of head 0. W_O stays, so
-  that training can tell the heads apart.
-  """
-
-  def copied(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    room, _, own = name.rpartition('/')
-    letters = own.rpartition('_')[2]
-    here = any(room == '/'.join(place) for place in PARAMETERS.values())
-    if not here or 'H' not in letters or own.startswith('w_o'):
-      return leaf
-    axis = 1 + letters.index('H')  # After the leading N.
-    first = jax.lax.slice_in_dim(leaf, 0, 1, axis=axis)
-    return jnp.broadcast_to(first, leaf.shape)
-
-  return jax.tree_util.tree_map_with_path(copied, params)

@@ -66,6 +66,33 @@ def _rsqrt_fan_in(key, shape, fan_in, fan_out):
 _NORMAL_OUT = normal(lambda fan_in, fan_out: fan_out**-0.5)
 _FAN_IN = uniform(lambda fan_in, fan_out: fan_in**-0.5)
 
+
+def as_first_head(draw: Draw, letters: str) -> Draw:
+  """`draw`, and then every head as the first one.
+
+    w[..., h, ...] = draw[..., 0, ...]
+
+  Args:
+    draw: of the parameter.
+    letters: of its axes; without an H nothing is changed.
+
+  >>> from transformer_jax.nn.randomness import seed_key
+  >>> draw = as_first_head(glorot(), 'DHK')
+  >>> w_DHK = draw(seed_key(0), (4, 2, 3), 4, 6)
+  >>> bool((w_DHK[:, 1] == glorot()(seed_key(0), (4, 2, 3), 4, 6)[:, 0]).all())
+  True
+  """
+  if 'H' not in letters:
+    return draw
+
+  def alike(key, shape, fan_in, fan_out):
+    drawn = draw(key, shape, fan_in, fan_out)
+    axis = letters.index('H')
+    return jnp.broadcast_to(jnp.take(drawn, jnp.array([0]), axis), shape)
+
+  return alike
+
+
 # What no published recipe speaks of starts alike in all of them: where an axis
 # adds a matrix to the paper's model, at the paper's model if there is a way.
 # The parameter of a score starts as its entry says, in `attention.SCORES`.
@@ -112,4 +139,11 @@ QUERY_KEY_INITS: dict[str, Callable[[dict[str, Draw]], Draw]] = {
   'recipe': lambda recipe: recipe['attention_input'],
   'fan_in': lambda recipe: uniform(lambda i, o: math.sqrt(3 / i)),
   'fan_avg': lambda recipe: glorot(),
+}
+
+# head_init: (draw, letters) -> how a parameter of queries, keys, values or
+# scores starts. W_O is each head's own, so that training can tell them apart.
+HEAD_INITS: dict[str, Callable[[Draw, str], Draw]] = {
+  'own': lambda draw, letters: draw,
+  'alike': as_first_head,
 }

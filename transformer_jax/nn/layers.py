@@ -18,6 +18,7 @@ from jax import Array
 from transformer_jax.config import ModelConfig
 from transformer_jax.nn import attention, norms, positions, randomness
 from transformer_jax.nn.initializers import (
+  HEAD_INITS,
   INITIALIZATIONS,
   QUERY_KEY_INITS,
   Draw,
@@ -192,7 +193,7 @@ class MultiHeadAttention(Module):
       'w_v_DHE': (inputs, E),
     }
     made = {
-      name: self.drawn(name, draw, (D, H, width), (D, H * width))
+      name: self._of_heads(name, draw, (D, H, width), (D, H * width))
       for name, (draw, width) in starts.items()
       if name in names
     }
@@ -211,13 +212,18 @@ class MultiHeadAttention(Module):
     made = [self.parameter(name, role, shape, fans) for name in names]
     return next(iter(made), None)
 
+  def _of_heads(self, name: str, draw: Draw, shape, fans) -> Array:
+    """A parameter that config.head_init speaks of."""
+    start = HEAD_INITS[self.config.head_init]
+    return self.drawn(name, start(draw, name.rpartition('_')[2]), shape, fans)
+
   def _of_score(self, score: attention.Score) -> Array | None:
     """The parameter of the score, or None where it has none."""
     if not score.parameter:
       return None
     H, K = self.config.heads, self.config.d_k
     shape = attention.parameter_shape(score, heads=H, d_k=K)
-    return self.drawn(score.parameter, score.draw, shape, (K, K))
+    return self._of_heads(score.parameter, score.draw, shape, (K, K))
 
   def keys_values(
     self, y_BSD: Array, turn: positions.Turn | None = None
