@@ -16,6 +16,7 @@ SIGTERM, SIGUSR1 or Ctrl-C and saved, run the same command again; a second
 Ctrl-C ends at once.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -24,8 +25,11 @@ import re
 import subprocess
 import sys
 import types
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from transformer_jax import flags
+from transformer_jax.ablation.study import Overrides, Study
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.fields import override
 
@@ -149,9 +153,12 @@ def describe(study, seeds: int, tuned: str) -> str:
   return '\n'.join(lines)
 
 
-def helpers(options: types.SimpleNamespace) -> list[subprocess.Popen]:
+@contextlib.contextmanager
+def helpers(
+  options: types.SimpleNamespace, stop: Callable[[], Any]
+) -> Iterator[None]:
   """The other workers of this machine: the same command, other shards."""
-  return [
+  others = [
     subprocess.Popen(
       [
         *(sys.executable, '-m', 'experiments.ablate', *sys.argv[1:]),
@@ -160,6 +167,16 @@ def helpers(options: types.SimpleNamespace) -> list[subprocess.Popen]:
     )
     for number in range(1, options.workers)
   ]
+  try:
+    yield
+  finally:
+    # Those that are ready leave by themselves; after a signal, or an error
+    # here, they save and leave, also if a Ctrl-C has reached them before.
+    if stop() or sys.exc_info()[0] is not None:
+      for other in others:
+        other.terminate()
+    for other in others:
+      other.wait()
 
 
 def check(options: types.SimpleNamespace) -> None:
@@ -208,19 +225,11 @@ def left_out(declared, study, options: types.SimpleNamespace) -> list[str]:
   return lines
 
 
-def main(config: Config, options: types.SimpleNamespace) -> int:
-  del config
-  if options.study == 'list':
-    show_studies()
-    return 0
+def wanted(options: types.SimpleNamespace) -> tuple[Study, Overrides]:
+  """The study as the user wants it, and the values that were overridden."""
   from experiments import matched, studies
-  from transformer_jax.ablation import checks, declaration, runner
-  from transformer_jax.ablation.screen import Screen
-  from transformer_jax.training import record
-  from transformer_jax.training.guard import stop_signal
+  from transformer_jax.ablation import checks
 
-  check(options)
-  number, of = shard(options.shard)
   declared = studies.load(options.study)
   values = checks.taken(
     matched.without_controls(declared), options.overrides, options.given
@@ -232,6 +241,23 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     study = dataclasses.replace(study, threshold=options.threshold)
   for line in left_out(declared, study, options):
     print(line, file=sys.stderr)
+  return study, values
+
+
+def main(config: Config, options: types.SimpleNamespace) -> int:
+  del config
+  if options.study == 'list':
+    show_studies()
+    return 0
+  from experiments import studies
+  from transformer_jax.ablation import checks, declaration, runner
+  from transformer_jax.ablation.screen import Screen
+  from transformer_jax.training import record
+  from transformer_jax.training.guard import stop_signal
+
+  check(options)
+  number, of = shard(options.shard)
+  study, values = wanted(options)
   if options.dry_run:
     checks.check_apart(study, options.seeds or study.seeds)
     tuned = studies.tuned(options.study)
@@ -250,8 +276,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
   planned = dataclasses.replace(
     planned, baseline={**planned.baseline, **values}
   )
-  with stop_signal() as stop:
-    others = helpers(options)
+  with stop_signal() as stop, helpers(options, stop):
     job = runner.Job(
       folder=folder,
       study=planned,
@@ -261,16 +286,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
       stop=stop,
       screen=Screen(folder, study.name, quiet=number > 0),
     )
-    try:
-      code = runner.run(job)
-    finally:
-      # Those that are ready leave by themselves; after a signal, or an error
-      # here, they save and leave, also if a Ctrl-C has reached them before.
-      if stop() or sys.exc_info()[0] is not None:
-        for other in others:
-          other.terminate()
-      for other in others:
-        other.wait()
+    code = runner.run(job)
   if code == 0 and number == 0:
     conclude(folder)
   return code

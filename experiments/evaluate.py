@@ -58,7 +58,7 @@ def file_lines(path: str) -> list[str]:
   import gzip
   import zlib
 
-  from transformer_jax.data.text import decoded_lines
+  from transformer_jax.data.files import decoded_lines
 
   name = pathlib.Path(path).expanduser()
   try:
@@ -78,7 +78,7 @@ def split_pairs(
 ) -> list[tuple[str, str]]:
   """Source and target sentences of a split of the run's own data."""
   from transformer_jax.data.corpus import open_corpus
-  from transformer_jax.data.text import open_text
+  from transformer_jax.data.sources import open_text
 
   if data.source.startswith('task:'):
     corpus = open_corpus(data, workdir=workdir, progress=hosts.say)

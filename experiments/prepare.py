@@ -30,7 +30,7 @@ def main(config: Config, options: types.SimpleNamespace) -> None:
 
 def prepare(data: DataConfig) -> None:
   from transformer_jax.data import batches
-  from transformer_jax.data.text import open_text
+  from transformer_jax.data.sources import open_text
 
   if not data.source.startswith('task:'):
     open_text(data).prepare()

@@ -189,7 +189,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
 def translate_lines(
   config: Config, options: types.SimpleNamespace, check: Callable[[], None]
 ) -> None:
-  from transformer_jax.data.text import decoded_lines
+  from transformer_jax.data.files import decoded_lines
 
   if options.score:
     admit_scoring(options.overrides)

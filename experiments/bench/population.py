@@ -17,7 +17,8 @@ from experiments.small import SMALL
 from transformer_jax.config import Config
 from transformer_jax.data.batches import Corpus, open_corpus
 from transformer_jax.fields import override
-from transformer_jax.training import population, state
+from transformer_jax.training import place as place_lib
+from transformer_jax.training import state
 from transformer_jax.training.population import Member, Population
 
 SIZES = (1, 4, 8, 16)
@@ -89,7 +90,7 @@ def suite(overrides: dict[str, Any], rounds: int) -> list[Row]:
   """Rows of the population suite."""
   config = config_of(overrides)
   corpus: Corpus = open_corpus(config.data, workdir=None, progress=print)
-  place = population.on(jax.local_devices()[:1])
+  place = place_lib.on(jax.local_devices()[:1])
   sizes = {
     str(n): Population(members(config, n), corpus, place, n) for n in SIZES
   }
@@ -112,5 +113,5 @@ def suite(overrides: dict[str, Any], rounds: int) -> list[Row]:
 
 def _row(name: str, turns: Turns, size: int, count: int, note: str) -> Row:
   each = [1e3 * seconds / size / count for seconds in turns.seconds]
-  how = 'in turn' if jax.default_backend() in population.MAPS else 'at once'
+  how = 'in turn' if jax.default_backend() in place_lib.MAPS else 'at once'
   return row('population', name, each, 'ms a step and member', note=note or how)

@@ -10,7 +10,7 @@ from transformer_jax.ablation import cost
 from transformer_jax.config import Config
 from transformer_jax.fields import override
 from transformer_jax.nn import attention, randomness
-from transformer_jax.training import program
+from transformer_jax.training import products
 from transformer_jax.training.state import initial_state, numbers, train_step
 
 SHAPE = cost.Shape(8, 6, 10, 12, 12)
@@ -53,7 +53,7 @@ def test_the_formula_counts_the_products_of_the_program(changes):
   config = override(TEST, changes)
   step, arguments = abstract_step(config)
   by_formula = cost.training_flops(config.model, SHAPE)
-  assert by_formula == pytest.approx(program.flops(step, *arguments), rel=1e-9)
+  assert by_formula == pytest.approx(products.flops(step, *arguments), rel=1e-9)
 
 
 def test_a_score_says_its_products_in_its_entry(monkeypatch):

@@ -17,7 +17,7 @@ from experiments import prepare as prepare_program
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.data import cache
 from transformer_jax.data.batches import make_plan, open_corpus
-from transformer_jax.data.text import open_text
+from transformer_jax.data.sources import open_text
 from transformer_jax.data.tokens import EOS
 from transformer_jax.fields import flatten
 from transformer_jax.training import record, setup

@@ -16,7 +16,7 @@ from transformer_jax import flags
 from transformer_jax.config import ConfigError
 from transformer_jax.data.batches import make_plan
 from transformer_jax.data.corpus import open_corpus
-from transformer_jax.data.text import open_text
+from transformer_jax.data.sources import open_text
 
 
 def refused(data, split: str = 'train') -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from transformer_jax.config import ConfigError
-from transformer_jax.data.text import open_text
+from transformer_jax.data.sources import open_text
 from transformer_jax.data.tokens import (
   BOS,
   EOS,

@@ -19,11 +19,8 @@ from orbax.checkpoint import v1
 
 from transformer_jax.config import ConfigError
 from transformer_jax.training import manifest
-from transformer_jax.training.checkpoint import (
-  CheckpointError,
-  Checkpoints,
-  average,
-)
+from transformer_jax.training.average import average
+from transformer_jax.training.checkpoint import CheckpointError, Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 

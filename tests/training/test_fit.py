@@ -8,7 +8,8 @@ import pytest
 
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.fields import override
-from transformer_jax.training import fit, population
+from transformer_jax.training import fit
+from transformer_jax.training import place as place_lib
 
 
 def need(**changes):
@@ -153,7 +154,7 @@ def test_the_memory_of_a_cpu_is_that_of_its_container(tmp_path, monkeypatch):
   assert fit.device_memory(cpu) == whole
   limit.write_text(f'{fit.GIB}\n')
   assert fit.device_memory(cpu) == fit.GIB / jax.local_device_count() < whole
-  assert population.free_memory(population.on(jax.devices()[:1])) <= fit.GIB
+  assert place_lib.free_memory(place_lib.on(jax.devices()[:1])) <= fit.GIB
 
 
 @pytest.mark.parametrize('kind', fit.DEVICES)

@@ -23,7 +23,8 @@ from transformer_jax.data.batches import Shape
 from transformer_jax.data.corpus import open_corpus
 from transformer_jax.fields import override
 from transformer_jax.nn import implementations
-from transformer_jax.training import compiled, loop, population, setup
+from transformer_jax.training import compiled, loop, setup
+from transformer_jax.training import place as place_lib
 from transformer_jax.training.checkpoint import CheckpointError, Checkpoints
 from transformer_jax.training.population import Member, Population
 
@@ -378,7 +379,7 @@ def test_held_out_pairs_beyond_the_positions_are_refused(
     set_up(**{name.replace('.', '__'): x for name, x in learned.items()})
   member = Member(override(config, learned), tmp_path)
   with pytest.raises(ConfigError, match=told):
-    Population([member], corpus, population.on(jax.devices()[:1]), 1)
+    Population([member], corpus, place_lib.on(jax.devices()[:1]), 1)
 
 
 # BLEU is best at step 16, the loss at 24.

@@ -12,7 +12,7 @@ from tests.training.conftest import arrays
 from transformer_jax.config import ConfigError
 from transformer_jax.fields import override
 from transformer_jax.training import loop, setup
-from transformer_jax.training.checkpoint import by_path
+from transformer_jax.training.arrays import by_path
 from transformer_jax.training.progress import Progress
 
 

@@ -17,6 +17,7 @@ from transformer_jax.fields import override
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import loop, population, replicas
+from transformer_jax.training import place as place_lib
 from transformer_jax.training import state as state_lib
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.population import Member, Population
@@ -25,8 +26,8 @@ from transformer_jax.training.state import numbers
 
 SYMBOLS = 12  # of the task, with the special ones
 FIELDS = {'model.dropout': 0.1, 'data.cache_dir': '/nowhere'}
-HERE = population.on(jax.devices()[:1])
-AT_ONCE = population.Place('gpu', HERE.devices)
+HERE = place_lib.on(jax.devices()[:1])
+AT_ONCE = place_lib.Place('gpu', HERE.devices)
 
 
 @pytest.fixture(scope='module')
@@ -139,7 +140,7 @@ def test_members_are_bitwise_the_lone_runs(configs, corpus, tmp_path):
 
 @pytest.mark.slow
 def test_several_devices_share_out_members(configs, corpus, tmp_path):
-  several = population.on(jax.devices()[:2])
+  several = place_lib.on(jax.devices()[:2])
   own = Population(members(configs, tmp_path), corpus, several, room=3)
   one = Population(members(configs, tmp_path), corpus, HERE, room=4)
   assert own.room == 4
@@ -223,7 +224,7 @@ def test_population_is_split_to_fit(configs, corpus, monkeypatch, tmp_path):
   assert sizes(0) == sizes(5000) == [3]
   assert sizes(4999) == sizes(2500) == [2, 1]
   assert sizes(1) == [1, 1, 1]
-  assert population.free_memory(HERE) > 0
+  assert place_lib.free_memory(HERE) > 0
 
 
 def results(configs, corpus, folder, **watching):
@@ -345,7 +346,7 @@ def test_what_is_compared_trains_by_one_program(config, monkeypatch):
   monkeypatch.setattr(population, 'population_steps', steps)
   devices = jax.local_devices()[:1]
   for pairs in (0, 5):
-    place = population.on(devices, pairs=pairs)
+    place = place_lib.on(devices, pairs=pairs)
     programs = population._programs(config, (16, 16), place, 1)
     assert programs.model.attend is implementations.by_shape
   assert seen[0] is implementations.by_shape

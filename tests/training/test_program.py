@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from transformer_jax.training import program
+from transformer_jax.training import products, program
 from transformer_jax.training.program import Collective
 
 # The parts of a program for four TPU chips that matter here: a loop of seven
@@ -105,7 +105,7 @@ def test_products_of_a_scan_count_for_each_layer():
   w = jax.ShapeDtypeStruct((5, 64, 64), jnp.float32)
   x = jax.ShapeDtypeStruct((32, 64), jnp.float32)
   # Forward, and backward to the input and to the weights.
-  assert program.flops(gradient, w, x) == 5 * 3 * 2 * 32 * 64 * 64
+  assert products.flops(gradient, w, x) == 5 * 3 * 2 * 32 * 64 * 64
 
 
 def test_bytes_moved_by_an_operation_alone():

@@ -25,7 +25,8 @@ from transformer_jax.inference.translate import translate_sentences
 from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import program, ring, setup, sharding
-from transformer_jax.training.checkpoint import Checkpoints, by_path
+from transformer_jax.training.arrays import by_path
+from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.state import (
   initial_state,
   loss_function,

@@ -1,7 +1,7 @@
 """What a variant costs: parameters, FLOPs, memory and time.
 
 FLOPs come three ways. The formula counts matrix products by hand, so that a
-reader can follow them. `program.flops` counts those of the step as it was
+reader can follow them. `products.flops` counts those of the step as it was
 written, scans multiplied out: the two agree. XLA counts the compiled step, in
 which layers are written out (it takes the body of a loop once), and counts
 what is no matrix product as well: exponentials aside, each operation on each
@@ -27,7 +27,8 @@ from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.attention import OUTPUT_PROJECTIONS, PROJECTIONS, SCORES
 from transformer_jax.nn.positions import JOINS
 from transformer_jax.nn.transformer import Transformer, with_statistics
-from transformer_jax.training import fit, program
+from transformer_jax.training import fit
+from transformer_jax.training.products import flops
 from transformer_jax.training.state import (
   State,
   initial_state,
@@ -115,7 +116,7 @@ def of(
   begin = time.perf_counter()
   compiled = _compile(step, arguments)
   compile_seconds = time.perf_counter() - begin
-  products = program.flops(step, *arguments)
+  products = flops(step, *arguments)
   need = fit.estimate(
     compiled, params=state.params, optimizer=state.optimizer, flops=products
   )

@@ -15,7 +15,7 @@ from transformer_jax.data.tokens import PAD
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import record
 from transformer_jax.training.population import Member
-from transformer_jax.training.program import flops
+from transformer_jax.training.products import flops
 from transformer_jax.training.replicas import Outcome
 from transformer_jax.training.state import (
   initial_state,

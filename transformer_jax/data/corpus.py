@@ -18,7 +18,8 @@ from transformer_jax.data.cache import (
   open_cache,
 )
 from transformer_jax.data.korean.source import KoreanText
-from transformer_jax.data.text import TextSource, open_text
+from transformer_jax.data.sources import open_text
+from transformer_jax.data.text import TextSource
 from transformer_jax.data.tokens import (
   EOS,
   SPECIAL,

@@ -88,7 +88,8 @@ def load_run(workdir: str, config: Config) -> Run:
     with_statistics,
   )
   from transformer_jax.training import sharding
-  from transformer_jax.training.checkpoint import Checkpoints, average
+  from transformer_jax.training.average import average
+  from transformer_jax.training.checkpoint import Checkpoints
 
   if config.decode.checkpoint == 'best' and not config.train.keep_best:
     raise ConfigError(

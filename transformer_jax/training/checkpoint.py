@@ -1,8 +1,8 @@
-"""Checkpoints: save, verify, restore, average. The one file that knows Orbax.
+"""Checkpoints: save, verify, restore, keep or remove.
 
 A step is a folder of the checkpoints' folder:
 
-    STEP/arrays/        written by Orbax, one array for each leaf by its path
+    STEP/arrays/        written by `arrays`, one for each leaf by its path
     STEP/config.json    the config of the run, so that a step stands alone
     STEP/manifest.json  the step's metric and the sha256 of every other file
 
@@ -19,14 +19,12 @@ import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from transformer_jax.config import ConfigError
-from transformer_jax.training import hosts, manifest, noise
+from transformer_jax.training import arrays, hosts, manifest
 
 SAVING = '.saving'
 REMOVED = '.removed'
@@ -39,27 +37,6 @@ class CheckpointError(ConfigError):
   """A checkpoint that cannot be written or read; one line with the reason."""
 
 
-def _orbax() -> Any:
-  # Imported late: it takes a second that reading a config need not wait for.
-  from orbax.checkpoint import v1
-
-  noise.keep_out()
-  return v1
-
-
-def by_path(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by dotted path: {'params.decoder.w_q_NDHK': ...}.
-
-  Containers of no leaves leave no trace, and a tuple's members are named as
-  its fields are, so a stored step does not depend on container types.
-  """
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='.'): leaf
-    for path, leaf in leaves
-  }
-
-
 def _reason(error: Exception) -> str:
   """The few words of an error that a person needs."""
   if isinstance(error, OSError) and error.strerror:
@@ -69,35 +46,6 @@ def _reason(error: Exception) -> str:
   if code is not None:
     return os.strerror(int(code[1]))
   return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _kind(leaf: Any) -> str:
-  return f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
-
-
-def _refuse_difference(
-  stored: Mapping[str, Any], wanted: Mapping[str, Any], where: str
-) -> None:
-  """ConfigError with the first few leaves that are not as wanted."""
-  differences = [
-    f'{name} is {_kind(stored[name])}, wanted {_kind(wanted[name])}'
-    for name in wanted
-    if name in stored and _kind(stored[name]) != _kind(wanted[name])
-  ]
-  differences += [f'{name} is missing' for name in wanted if name not in stored]
-  differences += [f'{name} is extra' for name in stored if name not in wanted]
-  if differences:
-    more = len(differences) - 4
-    shown = '; '.join(differences[:4]) + (f'; {more} more' * (more > 0))
-    raise ConfigError(f'checkpoint {where} is of another model: {shown}')
-
-
-def _on_device(leaf: Any) -> jax.ShapeDtypeStruct:
-  """As `leaf`, with a place: its own sharding, or the first device."""
-  sharding = getattr(leaf, 'sharding', None)
-  if sharding is None:
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 class Checkpoints:
@@ -159,10 +107,6 @@ class Checkpoints:
     """
     self.wait()
     saving = self.folder / f'{step}{SAVING}'
-    ocp = _orbax()
-    # Noise does not compress: 7 % smaller files for half as much time again.
-    context = ocp.Context()
-    context.array.saving.use_compression = False
     try:
       if jax.process_index() == 0:
         self._sweep()
@@ -173,8 +117,7 @@ class Checkpoints:
           self._set_aside(step, manifest.damage(self.folder / str(step)))
         saving.mkdir(parents=True)
       hosts.agreed(0)  # It is there before anyone writes into it.
-      with context:
-        response = ocp.save_async(saving / ARRAYS, by_path(state))
+      response = arrays.save_async(saving / ARRAYS, state)
     except (OSError, ValueError) as error:
       shutil.rmtree(saving, ignore_errors=True)
       raise self._failure(step, error) from error
@@ -191,7 +134,7 @@ class Checkpoints:
     Raises:
       CheckpointError: no step could be saved here.
     """
-    leaves = by_path(state)
+    leaves = arrays.by_path(state)
     least = min(leaves, key=lambda name: leaves[name].nbytes)
     bytes_needed = sum(leaf.nbytes for leaf in leaves.values())
     first = jax.process_index() == 0
@@ -201,7 +144,7 @@ class Checkpoints:
         self._sweep()
         place.mkdir(parents=True)
       hosts.agreed(0)
-      _orbax().save(place / ARRAYS, {least: leaves[least]})
+      arrays.save(place / ARRAYS, {least: leaves[least]})
       if first:
         manifest.write(place, step=0, metric=None)
         free = shutil.disk_usage(self.folder).free
@@ -308,13 +251,10 @@ class Checkpoints:
         )
     else:
       self._verify(step)
-    wanted = by_path(abstract_state)
-    _refuse_difference(self._stored(step), wanted, str(self._path(step)))
-    return self._load(
-      step,
-      {name: _on_device(leaf) for name, leaf in wanted.items()},
-      abstract_state,
-    )
+    place, where = self._path(step, ARRAYS), str(self._path(step))
+    wanted = arrays.by_path(abstract_state)
+    arrays.refuse_difference(arrays.stored(place), wanted, where)
+    return arrays.load(place, abstract_state)
 
   def restore_params(self, abstract_params: Any, step: int) -> Any:
     """The parameters alone of one step; see `restore_parts`."""
@@ -335,15 +275,12 @@ class Checkpoints:
       ConfigError: the stored arrays differ; names what differs.
     """
     self._verify(step)
-    stored = self._stored(step)
-    wanted = by_path(abstract)
+    place, where = self._path(step, ARRAYS), str(self._path(step))
+    stored = arrays.stored(place)
     fields = tuple(f'{field}.' for field in abstract)
     own = {name: stored[name] for name in stored if name.startswith(fields)}
-    _refuse_difference(own, wanted, str(self._path(step)))
-    places: dict[str, Any] = dict.fromkeys(stored, _orbax().PLACEHOLDER)
-    for name, leaf in wanted.items():
-      places[name] = np.empty(leaf.shape, leaf.dtype)
-    return self._load(step, places, abstract)
+    arrays.refuse_difference(own, arrays.by_path(abstract), where)
+    return arrays.load_part(place, abstract, stored)
 
   def config(self, step: int) -> str:
     """The JSON text of the config that was saved with a step."""
@@ -438,14 +375,6 @@ class Checkpoints:
       raise CheckpointError(f'checkpoint {self._path(step)} is bad: {reason}')
     self._verified.add(step)
 
-  def _stored(self, step: int) -> dict[str, Any]:
-    return dict(_orbax().metadata(self._path(step, ARRAYS)).metadata)
-
-  def _load(self, step: int, places: Mapping[str, Any], like: Any) -> Any:
-    leaves = _orbax().load(self._path(step, ARRAYS), dict(places))
-    structure = jax.tree.structure(like)
-    return structure.unflatten([leaves[name] for name in by_path(like)])
-
   def _failure(self, step: int | str, error: Exception) -> CheckpointError:
     latest = self.latest()
     older = 'there is no older one' if latest is None else f'{latest} is whole'
@@ -453,42 +382,3 @@ class Checkpoints:
       f'checkpoint {step} could not be saved in {self.folder}: '
       f'{_reason(error)}; {older}'
     )
-
-
-def average(trees: Iterable[Any]) -> Any:
-  """The mean of parameter trees, (1/n) sum_i tree_i, summed in float32.
-
-  A running sum: from a generator, memory holds two trees at a time. The paper
-  averages the last 5 checkpoints of base models and 20 of big ones (6.1).
-
-  Args:
-    trees: pytrees of host arrays of one structure.
-
-  Returns:
-    The same structure and dtypes.
-
-  Raises:
-    CheckpointError: `trees` is empty.
-
-  >>> average([{'w': np.float32([1, 2])}, {'w': np.float32([3, 6])}])['w']
-  array([2., 4.], dtype=float32)
-  """
-  total: Any = None
-  dtypes: Any = None
-  count = 0
-  for tree in trees:
-    count += 1
-    if total is None:
-      total = jax.tree.map(lambda x: np.array(x, np.float32), tree)
-      dtypes = jax.tree.map(lambda x: x.dtype, tree)
-    else:
-      jax.tree.map(lambda sum, x: np.add(sum, x, out=sum), total, tree)
-  if total is None:
-    raise CheckpointError('there is no checkpoint to average')
-  return jax.tree.map(
-    lambda sum, dtype: np.divide(sum, np.float32(count), out=sum).astype(
-      dtype, copy=False
-    ),
-    total,
-    dtypes,
-  )

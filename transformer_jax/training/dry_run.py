@@ -21,7 +21,7 @@ from transformer_jax.training import (
   fit,
   hosts,
   origin,
-  program,
+  products,
   setup,
   sharding,
 )
@@ -151,7 +151,7 @@ def _step(
   peak, room = fit.peak(steps.program(*call)), steps.room(state)
   fit.admit(peak, room)
   one = layout.batch(jax.tree.map(lambda x: x[0], largest), parts)
-  flops = program.flops(train_step(config, model, layout), state, one, *rest)
+  flops = products.flops(train_step(config, model, layout), state, one, *rest)
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
   rows, *lengths = largest.source_BS.shape[1:] + largest.target_BT.shape[2:]
   return [

@@ -126,7 +126,7 @@ def estimate(
     compiled: of `jax.jit(step).lower(...).compile()`, for any platform.
     params: abstract arrays as one device holds them.
     optimizer: likewise.
-    flops: of the whole step on one device (`program.flops` over devices).
+    flops: of the whole step on one device (`products.flops` over devices).
 
   Returns:
     Estimate.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Batch
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.training import fit, program, ring, sharding
+from transformer_jax.training import fit, products, program, ring, sharding
 from transformer_jax.training.state import (
   admit_parts,
   initial_state,
@@ -153,7 +153,7 @@ def predict(
       compiled,
       params=fit.on_one(state.params),
       optimizer=fit.on_one(state.optimizer),
-      flops=program.flops(step, *arguments) / room.devices,
+      flops=products.flops(step, *arguments) / room.devices,
     ),
     tokens=rows * length,
     device=fit.DEVICES.get(first.device_kind),

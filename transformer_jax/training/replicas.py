@@ -16,14 +16,15 @@ import numpy as np
 
 from transformer_jax.data.batches import Corpus
 from transformer_jax.inference.evaluate import Scores
+from transformer_jax.training import place as place_lib
 from transformer_jax.training import population as population_lib
 from transformer_jax.training import record
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.loss import averages
+from transformer_jax.training.place import Place
 from transformer_jax.training.population import (
   Member,
   Members,
-  Place,
   Population,
 )
 from transformer_jax.training.state import Metrics
@@ -96,7 +97,7 @@ def train(
     corpus,
     place=place,
     room=room,
-    free=population_lib.free_memory(place),
+    free=place_lib.free_memory(place),
   )
   if len(parts) > 1:
     watcher.say(

@@ -290,17 +290,15 @@ def _losses(
   return losses
 
 
-def train_step(
-  config: Config, model: Transformer, layout: Alone = ALONE
-) -> Callable[[State, NamedTuple, Array, Numbers], tuple[State, Metrics]]:
-  """(state, batch, run's key, numbers) -> (state, metrics), pure.
+def _gradients(
+  config: Config, model: Transformer, layout: Alone
+) -> Callable[..., tuple[Any, tuple[LossSums, Any]]]:
+  """(params, statistics, batch, key, numbers) -> (gradients, (sums, new ones)).
 
-  A step whose loss or gradient is not finite counts and changes nothing else:
-  parameters and optimizer stay, the next step has the next batch.
+  Summed over the batch, in `accumulate` parts.
   """
   losses = _losses(config, model, layout, mutable=True)
-  adam = _adam(config)
-  schedule = optim.SCHEDULES[config.optim.schedule]
+  parts = config.optim.accumulate
 
   def summed(params, statistics, batch, key, numbers):
     own = {'params': params, STATISTICS: statistics}
@@ -308,13 +306,10 @@ def train_step(
     return sums.smoothed, (sums, statistics)
 
   derived = jax.grad(summed, has_aux=True)
+  if parts == 1:
+    return derived
 
-  def gradients(params, statistics, batch, key, numbers):
-    """Sums over the batch, in `accumulate` parts, and the new statistics."""
-    parts = config.optim.accumulate
-    if parts == 1:
-      return derived(params, statistics, batch, key, numbers)
-
+  def in_parts(params, statistics, batch, key, numbers):
     def body(total, part):
       n, batch = part
       part_key = randomness.at(key, n)
@@ -329,6 +324,21 @@ def train_step(
     return jax.lax.scan(
       body, zero, (jnp.arange(parts), layout.cut(batch, parts))
     )[0]
+
+  return in_parts
+
+
+def train_step(
+  config: Config, model: Transformer, layout: Alone = ALONE
+) -> Callable[[State, NamedTuple, Array, Numbers], tuple[State, Metrics]]:
+  """(state, batch, run's key, numbers) -> (state, metrics), pure.
+
+  A step whose loss or gradient is not finite counts and changes nothing else:
+  parameters and optimizer stay, the next step has the next batch.
+  """
+  gradients = _gradients(config, model, layout)
+  adam = _adam(config)
+  schedule = optim.SCHEDULES[config.optim.schedule]
 
   def step(state, batch, key, numbers):
     dropout_key = randomness.at(randomness.at(key, 'dropout'), state.step)
