@@ -7,13 +7,16 @@ takes traced; so tests that differ in those only share it.
 import dataclasses
 import functools
 import pathlib
+import resource
 
 import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from experiments import train as command
 from experiments.presets import PRESETS
+from transformer_jax import flags
 from transformer_jax.config import Config
 from transformer_jax.fields import override
 from transformer_jax.training import loop, setup, state
@@ -73,6 +76,72 @@ def set_up(config, tmp_path):
     return setup.set_up(changed, str(tmp_path / folder), progress)
 
   return make
+
+
+@pytest.fixture
+def train(config, tmp_path, capfd):
+  """(**fields) -> exit code and stderr of training in one folder."""
+
+  def run(**fields):
+    values = {name.replace('__', '.'): value for name, value in fields.items()}
+    code = loop.train(override(config, values), workdir=str(tmp_path / 'run'))
+    return code, capfd.readouterr().err
+
+  return run
+
+
+@pytest.fixture
+def before_step(monkeypatch):
+  """(step, action): `action()` once, before the call that makes `step` + 1."""
+  stacked = loop.stacked
+
+  def plan(step, action):
+    left = [action]
+
+    def make(run, first, count):
+      if first >= step and left:
+        left.pop()()
+      return stacked(run, first, count)
+
+    monkeypatch.setattr(loop, 'stacked', make)
+
+  return plan
+
+
+@pytest.fixture
+def file_limit():
+  """(bytes): no file of this process may grow beyond; None: as before."""
+  before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+  def limit(size):
+    resource.setrlimit(
+      resource.RLIMIT_FSIZE, (before if size is None else size, hard)
+    )
+
+  yield limit
+  limit(None)
+
+
+@pytest.fixture
+def call(config, capfd):
+  """(workdir, *flags) -> exit code and stderr of the program."""
+
+  def run(workdir, *words):
+    with pytest.raises(SystemExit) as left:
+      flags.run(
+        command.main,
+        extra=command.EXTRA,
+        arguments=[
+          '--preset=test',
+          '--train.steps=24',
+          f'--data.cache_dir={config.data.cache_dir}',
+          f'--workdir={workdir}',
+          *words,
+        ],
+      )
+    return left.value.code, capfd.readouterr().err
+
+  return run
 
 
 def arrays(folder: pathlib.Path | str, step: int) -> dict[str, bytes]:

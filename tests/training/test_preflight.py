@@ -17,11 +17,7 @@ from transformer_jax.data.batches import Shape
 from transformer_jax.fields import override
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import compiled, fit, preflight
-from transformer_jax.training.state import (
-  initial_state,
-  numbers,
-  train_steps,
-)
+from transformer_jax.training.state import initial_state, numbers, train_steps
 
 SLICE = 'v5e:2x2'
 TILES = ':T(8,128)'
