@@ -10,12 +10,13 @@ import pytest
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Shape
 from transformer_jax.fields import override
-from transformer_jax.training import compiled, fit, guard, loop, setup
+from transformer_jax.training import compiled, fit, guard, hosts, loop, setup
 from transformer_jax.training.state import State, numbers, run_key
 
 
-def test_a_shape_is_compiled_once():
-  traced = []
+def test_a_shape_is_compiled_once_and_waited_for(monkeypatch):
+  traced, met = [], []
+  monkeypatch.setattr(hosts, 'meet', lambda: met.append(len(traced)))
 
   def step(state, batch):
     traced.append(batch.shape)
@@ -28,6 +29,7 @@ def test_a_shape_is_compiled_once():
   for batch in (small, large, small, large):
     state, _ = steps(state, batch)
   assert traced == [(5,), (2,)]
+  assert met == [1, 2]
   assert state == 14
 
 

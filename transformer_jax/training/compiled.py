@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer_jax.config import Config
 from transformer_jax.data.batches import Batch, Shape
-from transformer_jax.training import fit, program
+from transformer_jax.training import fit, hosts, program
 from transformer_jax.training.state import State
 
 Compiling = Callable[[], contextlib.AbstractContextManager]
@@ -53,6 +53,7 @@ class Steps:
         with self._compiling():
           lowered = self._jitted.lower(*arguments)
           self._programs[shapes] = lowered.compile()
+          hosts.meet()
       except jax.errors.JaxRuntimeError as error:
         fit.refuse_memory(error, self.room(arguments[0]))
         raise

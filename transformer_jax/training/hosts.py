@@ -42,7 +42,10 @@ FLAGS = (
 # JAX misses a process after half of it at the soonest: `peers` comes before.
 HEARTBEAT_SECONDS = 50
 WAIT_SECONDS = 300  # for all processes to have come
+MEET_SECONDS = 3600  # for all to have compiled: peers tell of a death sooner
 CRASHED = 1  # exit code: one that came late is there at the next attempt
+
+_meetings = itertools.count()
 
 
 def start(options: types.SimpleNamespace) -> None:
@@ -228,6 +231,20 @@ def agreed(value: int) -> int:
   from jax.experimental import multihost_utils
 
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def meet() -> None:
+  """All processes come here before one of them goes on.
+
+  Each compiles at its own pace, one from the cache and another not, and in a
+  collective of CPUs nobody is waited for longer than 30 s.
+  """
+  if several():
+    # It has no public name.
+    from jax._src import distributed
+
+    client: Any = distributed.global_state.client
+    client.wait_at_barrier(f'meeting {next(_meetings)}', MEET_SECONDS * 1000)
 
 
 def shared(file: IO[bytes]) -> IO[bytes]:
