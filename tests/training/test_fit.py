@@ -42,6 +42,17 @@ def test_an_estimate_is_of_the_program():
   assert found.exchanges == {}
 
 
+def test_a_program_of_another_version_is_refused_in_one_line():
+  class Newer:
+    def as_text(self):
+      raise jax.errors.JaxRuntimeError('INTERNAL: RET_CHECK\nand its stack')
+
+  with pytest.raises(ConfigError) as told:
+    fit.estimate(Newer(), params=(), optimizer=(), flops=1.0)
+  assert 'program (INTERNAL: RET_CHECK): take the libtpu' in str(told.value)
+  assert '\n' not in str(told.value)
+
+
 def room(**changes):
   """Of eight chips, the rows of a batch shared out."""
   made = fit.Room(100 * fit.GIB, 'chip', 60 * fit.GIB, {'data': 8}, Config())

@@ -133,7 +133,16 @@ def estimate(
 
   Raises:
     program.ProgramError: the program's text cannot be read.
+    ConfigError: its compiler is not the one that this JAX can read.
   """
+  try:
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError as error:
+    first = str(error).splitlines()[0][:120]
+    raise ConfigError(
+      f'JAX cannot read the compiled program ({first}): take the libtpu that '
+      "it asks for, pip install 'transformer_jax[tpu]'"
+    ) from error
   peak_bytes = peak(compiled)
   state = program.tree_bytes(params), program.tree_bytes(optimizer)
   return Estimate(
@@ -141,8 +150,8 @@ def estimate(
     activations=peak_bytes - sum(state),
     peak=peak_bytes,
     flops=flops,
-    moved=float(program.moved(compiled.as_text())),
-    exchanges=program.total(program.collectives(compiled.as_text())),
+    moved=float(program.moved(text)),
+    exchanges=program.total(program.collectives(text)),
   )
 
 
