@@ -4,6 +4,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -177,3 +178,16 @@ def golden(path: str, choice: str) -> dict:
       if before.get(name) != shape
     },
   }
+
+
+def decoded_TBV(model, variables, source_BS, read_BT):
+  """Logits of one token after the other, by a cache of 8 places."""
+  apply = functools.partial(model.apply, variables)
+  memory = apply(source_BS, method='encode')
+  cache = apply(memory, 8, method='start_cache')
+
+  def step(cache, t):
+    logits_BV, cache = apply(read_BT[:, t], t, cache, method='decode_step')
+    return cache, logits_BV
+
+  return jax.lax.scan(step, cache, jnp.arange(read_BT.shape[1]))[1]

@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.choices import BATCH, V, baseline, each, golden, neutral, trained
+from tests.choices import (
+  BATCH,
+  V,
+  baseline,
+  decoded_TBV,
+  each,
+  golden,
+  neutral,
+  trained,
+)
 from transformer_jax.fields import FIELDS
 from transformer_jax.inference.translate import STRATEGIES
 from transformer_jax.nn import (
@@ -124,18 +133,7 @@ def decodes_with_a_cache_as_without(case):
   own = variables(case.weights)
   full_BTV = jax.jit(Transformer(whole, V, V).apply)(own, *BATCH)
 
-  @jax.jit
-  def decode(own, source_BS, read_BT):
-    apply = functools.partial(case.model.apply, own)
-    memory = apply(source_BS, method='encode')
-    cache = apply(memory, 8, method='start_cache')
-
-    def step(cache, t):
-      logits_BV, cache = apply(read_BT[:, t], t, cache, method='decode_step')
-      return cache, logits_BV
-
-    return jax.lax.scan(step, cache, jnp.arange(read_BT.shape[1]))[1]
-
+  decode = jax.jit(functools.partial(decoded_TBV, case.model))
   read_BT = shift_right(jnp.asarray(BATCH.target_BT))
   found_TBV = decode(own, BATCH.source_BS, read_BT)
   close = 1e-5 if case.config.model.compute_dtype == 'float32' else 0.05

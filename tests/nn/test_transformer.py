@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.choices import decoded_TBV
 from tests.nn import oracle
 from transformer_jax.config import Config, ModelConfig
 from transformer_jax.data.batches import Batch
@@ -158,19 +159,8 @@ def test_cached_decoding_gives_the_same_logits(name):
   read_BT = shift_right(TARGET_BT)
   model = Transformer(config, V, V)
 
-  @jax.jit
-  def decode(params, source_BS, read_BT):
-    apply = functools.partial(model.apply, {'params': params})
-    memory = apply(source_BS, method='encode')
-    cache = apply(memory, 8, method='start_cache')
-
-    def step(cache, t):
-      logits_BV, cache = apply(read_BT[:, t], t, cache, method='decode_step')
-      return cache, logits_BV
-
-    return jax.lax.scan(step, cache, jnp.arange(read_BT.shape[1]))[1]
-
-  found_TBV = decode(params, SOURCE_BS, read_BT)
+  decode = jax.jit(functools.partial(decoded_TBV, model))
+  found_TBV = decode({'params': params}, SOURCE_BS, read_BT)
   np.testing.assert_allclose(
     jnp.swapaxes(found_TBV, 0, 1), full_BTV, rtol=1e-5, atol=1e-5
   )

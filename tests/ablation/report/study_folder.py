@@ -260,3 +260,34 @@ def make_bare(place: pathlib.Path, study: Study) -> pathlib.Path:
       results_lib.write_result(place, one, body)
   _finish(place, study)
   return place
+
+
+EVIL = '<script>alert("x")</script> & | `한글` $a_b$'
+
+
+def table3_study(**base) -> Study:
+  return Study(
+    name='table3',
+    question='',
+    paper='',
+    axes=('model.heads', 'model.d_k', 'model.d_v', 'model.layers'),
+    baseline=base,
+    arms=(
+      Arm('base', {}),
+      Arm('one', {'model.heads': 1, 'model.d_k': 64, 'model.d_v': 64}),
+      Arm('flat', {'model.layers': 1}),
+      Arm('other', {'model.layers': 2}),
+    ),
+    primary=(),
+    seeds=3,
+    looks=(3,),
+  )
+
+
+SMALL = {
+  'model.layers': 3,
+  'model.d_model': 64,
+  'model.heads': 8,
+  'model.d_k': 8,
+  'model.d_v': 8,
+}

@@ -324,9 +324,8 @@ def places(results: Results, phase: str) -> Table | None:
   )
 
 
-def _map(
-  axes: Any, weight_TS: Any, rows: list[str], columns: list[str]
-) -> None:
+def _shade(axes: Any, weight_TS: Any) -> None:
+  """Weights as shades: 0 is white, 1 is dark."""
   axes.imshow(
     weight_TS,
     cmap='Blues',
@@ -335,6 +334,12 @@ def _map(
     aspect='auto',
     interpolation='nearest',
   )
+
+
+def _map(
+  axes: Any, weight_TS: Any, rows: list[str], columns: list[str]
+) -> None:
+  _shade(axes, weight_TS)
   size = 8.5 if max(len(rows), len(columns)) <= 14 else 6.5
   axes.set_xticks(
     range(len(columns)),
@@ -375,14 +380,7 @@ def attention(run: Run, site: str) -> style.Picture | None:
     _map(figure.add_subplot(grid[0, :]), weights_HTS.mean(0), rows, columns)
     for head, weight_TS in enumerate(weights_HTS):
       axes = figure.add_subplot(grid[1 + head // across, head % across])
-      axes.imshow(
-        weight_TS,
-        cmap='Blues',
-        vmin=0,
-        vmax=1,
-        aspect='auto',
-        interpolation='nearest',
-      )
+      _shade(axes, weight_TS)
       axes.set_xticks([])
       axes.set_yticks([])
       axes.set_xlabel(f'head {head + 1}', fontsize=8)
