@@ -10,6 +10,8 @@ FLAGS = os.environ.setdefault('XLA_FLAGS', '')
 KNOWN = importlib.metadata.version('jaxlib').startswith('0.10.')
 if KNOWN and 'fusion_emitters' not in FLAGS:
   os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
+# What a test compiles in a run's folder, the processes it starts read back.
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -112,4 +112,3 @@ def use_cache(config: Config) -> None:
   """Programs compiled once on this machine are read back afterwards."""
   folder = os.path.join(os.path.expanduser(config.data.cache_dir), 'programs')
   jax.config.update('jax_compilation_cache_dir', folder)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
