@@ -20,7 +20,7 @@ Found, tuned: the unmasked model's loss is lower by 0.06 (0.03 to 0.09), not yet
 nothing after 300 steps, and 0.5 % of what it generates is right, against 48 %
 of the masked model's (-0.48, -0.52 to -0.43). By the shared recipe alike.
 
-Cost: 27 runs of 300 steps to choose learning rates (9 more at their edges),
+Cost: 27 runs of 300 steps to choose learning rates (15 more at their edges),
 60 to judge; 22 minutes on two cores of an AMD EPYC with much other work.
 
   python -m experiments.ablate --study=masking --workdir=runs/masking
