@@ -11,7 +11,7 @@ equal size is the sum with a narrower feed-forward. Without positions reverse
 cannot be learned: the known-bad arm.
 
 Cost: 36 runs of 120 steps to choose learning rates, 80 to judge; by estimate
-fifteen minutes on two cores.
+three minutes on two quiet cores.
 
   python -m experiments.ablate --study=narrowing --workdir=runs/narrowing
 """

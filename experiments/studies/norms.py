@@ -11,7 +11,8 @@ What misleads here is the learning rate: pre-norm wants another one than
 post-norm, and a shorter warmup. So the study has two warmups in its grid, and
 its second verdict is the one to read.
 
-Cost: 192 runs of 120 steps to choose learning rates, 128 to judge.
+Cost: 192 runs of 120 steps to choose learning rates, 128 to judge; by estimate
+ten minutes on two quiet cores.
 
   python -m experiments.ablate --study=norms --workdir=runs/norms
 """

@@ -10,7 +10,7 @@ initialization=fairseq. Each arm chooses its learning rate and warmup, as scale,
 norm and residual want others.
 
 Cost: 684 runs of 120 steps to choose learning rates, 380 to judge, and 36
-programs to compile; not measured yet.
+programs to compile; by estimate half an hour on two quiet cores.
 
   python -m experiments.ablate --study=one_factor --workdir=runs/one_factor
 """

@@ -23,7 +23,7 @@ table of the report tells how well a linear map finds token and position in what
 the first layer reads. Each arm chooses its learning rate.
 
 Cost: 81 runs of 120 steps to choose learning rates, 180 to judge; by estimate
-half an hour on two cores.
+five minutes on two quiet cores.
 """
 
 from experiments.small import SMALL, TUNING

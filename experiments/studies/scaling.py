@@ -13,7 +13,7 @@ Scores that are the same for all keys are the known-bad arm: no learning rate
 mends them.
 
 Cost: 234 runs of 120 steps to choose learning rates, 260 to judge; by estimate
-forty-five minutes on two cores. Additive at d_k = 256 is the dearest arm.
+ten minutes on two quiet cores. Additive at d_k = 256 is the dearest arm.
 
   python -m experiments.ablate --study=scaling --workdir=runs/scaling
 """
