@@ -89,7 +89,7 @@ def test_four_primary_comparisons_with_one_baseline(shape, studies):
     [weigh(runs[:, k], runs[:, 4]).p_value for k in range(4)], axis=-1
   )
   assert np.mean((p_XK <= 0.05).any(axis=-1)) > 0.1  # why Holm is needed
-  own_X = (paired.holm(p_XK) <= 0.05).any(-1)
+  own_X: np.ndarray = np.any(paired.holm(p_XK) <= 0.05, axis=-1)
   assert np.mean(own_X) <= limit(0.05, studies)
   # Two recipes, each with its own: the promise is of each, not of both.
   either = np.mean(own_X[::2] | own_X[1::2])

@@ -22,6 +22,7 @@ from tests.training.conftest import arrays
 from transformer_jax.config import ConfigError, MeshConfig
 from transformer_jax.training import hosts, sharding
 from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.mesh import AXES
 
 STEPS = 6
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -422,6 +423,6 @@ if __name__ == '__main__':
   given = dict(word[2:].split('=') for word in sys.argv[1:])
   own = {flag.name: flag.default for flag in hosts.FLAGS}
   hosts.start(types.SimpleNamespace(**own))
-  mesh = {axis: int(given.get(axis, 1)) for axis in sharding.AXES}
+  mesh = {axis: int(given.get(axis, 1)) for axis in AXES}
   workdir = pathlib.Path(given['workdir'])
   print(json.dumps(shards(workdir, int(given['step']), **mesh)), flush=True)

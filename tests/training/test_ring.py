@@ -9,6 +9,7 @@ from transformer_jax.config import ConfigError, MeshConfig, ModelConfig
 from transformer_jax.nn import attention, implementations, randomness
 from transformer_jax.nn.attention import How
 from transformer_jax.training import ring, sharding, state
+from transformer_jax.training.mesh import make_mesh
 
 B, T, H, K = 4, 16, 4, 6
 
@@ -48,7 +49,7 @@ def inputs(score, *, causal):
   ],
 )
 def test_values_and_gradients_are_those_of_the_formula(sizes, score, causal):
-  around = ring.Ring(sharding.make_mesh(MeshConfig(**sizes)))
+  around = ring.Ring(make_mesh(MeshConfig(**sizes)))
   arrays, mask, sees = inputs(score, causal=causal)
   key = randomness.seed_key(3)
   weigh = np.float32(np.random.default_rng(1).normal(size=(B, T, H, K)))
@@ -79,8 +80,8 @@ def test_values_and_gradients_are_those_of_the_formula(sizes, score, causal):
 
 def test_the_ring_serves_meshes_that_cut_sequences_only():
   naive = ModelConfig(attention_implementation='naive')
-  cut = sharding.Layout(sharding.make_mesh(MeshConfig(sequence=8)))
-  whole = sharding.Layout(sharding.make_mesh(MeshConfig()))
+  cut = sharding.Layout(make_mesh(MeshConfig(sequence=8)))
+  whole = sharding.Layout(make_mesh(MeshConfig()))
   found = ring.serve(ModelConfig(), cut, platform='cpu').attend
   assert isinstance(found, ring.Ring)
   blocks = ModelConfig(attention_implementation='blockwise')
@@ -93,7 +94,7 @@ def test_the_ring_serves_meshes_that_cut_sequences_only():
 
 
 def test_padding_to_the_devices_finds_learned_positions():
-  cut = sharding.Layout(sharding.make_mesh(MeshConfig(sequence=8)))
+  cut = sharding.Layout(make_mesh(MeshConfig(sequence=8)))
 
   def served(**fields):
     config = ModelConfig(position='learned', **fields)
@@ -113,7 +114,7 @@ def test_the_formula_serves_what_is_small_on_each_device(monkeypatch):
 
   monkeypatch.setattr(implementations.attention, 'attention', seen('formula'))
   monkeypatch.setattr(implementations.blockwise, 'attention', seen('blocks'))
-  mesh = sharding.make_mesh(MeshConfig(data=4), jax.devices()[:4])
+  mesh = make_mesh(MeshConfig(data=4), jax.devices()[:4])
   q_BTHK = jnp.zeros((16, 2, 1, 8))
   for layout in (sharding.Layout(mesh), state.ALONE):
     attend = ring.serve(ModelConfig(), layout, platform='cpu').attend

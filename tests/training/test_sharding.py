@@ -27,6 +27,7 @@ from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import program, ring, setup, sharding
 from transformer_jax.training.arrays import by_path
 from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.mesh import make_mesh, of_a_population
 from transformer_jax.training.state import (
   initial_state,
   loss_function,
@@ -416,7 +417,7 @@ def test_a_checkpoint_is_the_same_bytes_on_every_mesh(tmp_path):
 )
 def test_sizes_that_do_not_fit_are_one_line(sizes, told):
   with pytest.raises(ConfigError, match=told) as refused:
-    sharding.make_mesh(MeshConfig(**sizes))
+    make_mesh(MeshConfig(**sizes))
   assert '\n' not in str(refused.value)
 
 
@@ -434,32 +435,32 @@ def test_one_run_has_no_use_for_replicas():
 
 
 def test_a_population_takes_all_devices_and_cuts_no_member():
-  devices = sharding.of_a_population(sharding.make_mesh(MeshConfig()))
+  devices = of_a_population(make_mesh(MeshConfig()))
   assert devices == jax.devices()
-  one = sharding.of_a_population(sharding.make_mesh(MeshConfig(data=1)))
+  one = of_a_population(make_mesh(MeshConfig(data=1)))
   assert one == jax.devices()[:1]
   with pytest.raises(ConfigError, match='take --mesh.tensor=1'):
-    sharding.of_a_population(sharding.make_mesh(MeshConfig(tensor=2)))
+    of_a_population(make_mesh(MeshConfig(tensor=2)))
 
 
 def test_an_axis_that_does_not_divide_is_named():
-  layout = sharding.Layout(sharding.make_mesh(MeshConfig(tensor=8)))
+  layout = sharding.Layout(make_mesh(MeshConfig(tensor=8)))
   leaf = jax.ShapeDtypeStruct((2, 16, 4, 2), np.float32)
   with pytest.raises(ConfigError, match=r'--mesh.tensor=8 .* H = 4 of .*w_q'):
     layout.at_rest({'layers': {'w_q_DHK': leaf}})
 
 
 def test_one_mesh_axis_for_two_axes_is_refused():
-  layout = sharding.Layout(sharding.make_mesh(MeshConfig(fsdp=2)))
+  layout = sharding.Layout(make_mesh(MeshConfig(fsdp=2)))
   leaf = jax.ShapeDtypeStruct((16, 16), np.float32)
   with pytest.raises(ConfigError, match='take --mesh.fsdp=1'):
     layout.at_rest({'w_token_DD': leaf})
-  layout = sharding.Layout(sharding.make_mesh(MeshConfig(tensor=2)))
+  layout = sharding.Layout(make_mesh(MeshConfig(tensor=2)))
   assert layout.at_rest({'w_token_DD': leaf})
 
 
 def test_a_name_without_letters_is_refused():
-  layout = sharding.Layout(sharding.make_mesh(MeshConfig()))
+  layout = sharding.Layout(make_mesh(MeshConfig()))
   with pytest.raises(ValueError, match='must end in the letters of 1'):
     layout.at_rest({'gain': jax.ShapeDtypeStruct((4,), np.float32)})
 

@@ -30,10 +30,11 @@ from transformer_jax.ablation.study import Study
 from transformer_jax.ablation.viewing import Viewing
 from transformer_jax.config import ConfigError, DataConfig
 from transformer_jax.data.batches import Corpus, open_corpus
-from transformer_jax.training import lock, replicas, sharding
+from transformer_jax.training import lock, replicas
 from transformer_jax.training import place as place_lib
 from transformer_jax.training.compiled import use_cache
 from transformer_jax.training.guard import FINISHED, PREEMPTED
+from transformer_jax.training.mesh import make_mesh, of_a_population
 from transformer_jax.training.population import Member, can_share
 from transformer_jax.training.replicas import Watcher
 
@@ -306,8 +307,8 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
     generating.look(step, n, weights)
     viewing.look(step, n, weights)
 
-  mesh = sharding.make_mesh(cells[0].config.mesh)
-  devices = sharding.of_a_population(mesh)
+  mesh = make_mesh(cells[0].config.mesh)
+  devices = of_a_population(mesh)
   pairs = cells_lib.shared_pairs(job.study, devices[0].platform)
   where = place_lib.on(devices, pairs=pairs)
   in_turn = where.platform in MEMBERS

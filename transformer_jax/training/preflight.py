@@ -16,6 +16,7 @@ from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Batch
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import fit, products, program, ring, sharding
+from transformer_jax.training.mesh import make_mesh, of_one_run
 from transformer_jax.training.state import (
   admit_parts,
   initial_state,
@@ -109,8 +110,8 @@ def predict(
       compiler finds that the step does not fit.
   """
   first = devices[0]
-  mesh = sharding.make_mesh(config.mesh, devices)
-  layout = sharding.Layout(sharding.of_one_run(mesh))
+  mesh = make_mesh(config.mesh, devices)
+  layout = sharding.Layout(of_one_run(mesh))
   model = Transformer(
     config.model,
     vocabulary,
