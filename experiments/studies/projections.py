@@ -12,10 +12,10 @@ paper's three with d_k cut to the same number of parameters. Attention without
 projections is smaller than the baseline without any feed-forward, so its
 control goes the other way: it gets a feed-forward that makes up for them.
 
-Found with five seeds and the shared recipe: attention on the embeddings is worse
-(+0.73, +0.47 to +0.99), widened too (+0.57, +0.34 to +0.80);
-one matrix less is not told apart, be it of queries and keys (+0.25, -0.15 to
-+0.64) or of keys and values (+0.26, -0.20 to +0.73).
+Found with five seeds and one recipe: attention on the embeddings is worse
+(+0.73, +0.47 to +0.99), also widened (+0.57, +0.34 to +0.80); one matrix less
+is not told apart, be it of queries and keys (+0.25, -0.15 to +0.64) or of keys
+and values (+0.26, -0.20 to +0.73).
 
 Each arm chooses its learning rate: 63 runs of 120 steps for that, 140 to judge.
 Cost: six programs; by estimate four minutes on two quiet cores; what is above,
