@@ -91,8 +91,6 @@ UNMATCHED = {
     'big': 'a row of the paper, which has no control',
   },
 }
-# Maps of every axis, in which the judged comparisons alone are looked at.
-MAPS = {'one_factor'}
 QUICK = ('positions', 'scoring', 'projections')
 
 
@@ -137,7 +135,7 @@ def test_an_arm_of_another_size_has_a_control_or_a_reason(name):
   against = {one.variant: one.baseline for one in reversed(study.primary)}
   found = set()
   for arm in study.arms[1:]:
-    if plain(study, arm) or (name in MAPS and arm.name not in against):
+    if plain(study, arm):
       continue
     other = find_arm(study, against.get(arm.name, study.arms[0].name))
     if not controlled(study, arm, other):

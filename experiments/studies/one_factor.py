@@ -7,10 +7,11 @@ embedding cannot be tied, additive and cosine go without the factor on products)
 it is given, and the name says so. At heads d_k = d_model the recipe, fan_in and
 fan_avg are one: fan_in stands beside d_k=8, and fan_avg beside
 initialization=fairseq. Each arm chooses its learning rate and warmup, as scale,
-norm and residual want others.
+norm and residual want others. Beside each choice that changes the number of
+parameters stands the baseline with as many, by the width of its feed-forward.
 
-Cost: 684 runs of 120 steps to choose learning rates, 380 to judge, and 36
-programs to compile; by estimate half an hour on two quiet cores.
+Cost: 864 runs of 120 steps to choose learning rates, 480 to judge, and 46
+programs to compile; by estimate forty minutes on two quiet cores.
 
   python -m experiments.ablate --study=one_factor --workdir=runs/one_factor
 """
@@ -20,7 +21,9 @@ from transformer_jax.ablation.study import (
   Primary,
   Study,
   arms,
+  axis,
   chain,
+  name_of,
   one_factor,
 )
 
@@ -59,18 +62,29 @@ BASELINE = {
   'model.max_positions': 256,
 }
 
+# The baseline in the size of each choice that has another, as
+# `experiments.matched` finds it; attention without projections is smaller than
+# that goes, and is widened instead.
+WIDTHS = axis('model.d_ff', 40, 62, 69, 71, 74, 76, 80, 96, 190)
+WIDENED = {'model.projections': 'identity', 'model.d_ff': 135}
+
 STUDY = Study(
   name='one_factor',
   question='What does each choice of the paper do, one at a time?',
   paper='section 3, all of it',
-  axes=(*AXES, 'model.d_position', 'model.d_k'),
+  axes=(*AXES, 'model.d_position', 'model.d_k', 'model.d_ff'),
   baseline=BASELINE,
   arms=arms(
     chain(
       [{}, {'model.d_k': 8}],
       one_factor(BASELINE, AXES, needs=NEEDS),
+      WIDTHS,
+      [WIDENED],
     ),
-    roles={'score=uniform': 'known_bad'},
+    roles={
+      'score=uniform': 'known_bad',
+      **{name_of(one): 'control' for one in (*WIDTHS, WIDENED)},
+    },
   ),
   primary=(
     Primary('scale=none', 'baseline', margin=0.05),
