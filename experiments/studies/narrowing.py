@@ -10,8 +10,8 @@ for as many places; the sum has to keep them apart by itself. Its control of
 equal size is the sum with a narrower feed-forward. Without positions reverse
 cannot be learned: the known-bad arm.
 
-Found: under the shared recipe not enough evidence (+0.30, -0.06 to +0.61), tuned
-it is better (-0.11, -0.19 to -0.02; of equal size -0.13, -0.19 to -0.07).
+Found: under the shared recipe not enough evidence (+0.30, -0.06 to +0.61),
+tuned it is better (-0.11, -0.19 to -0.02; of equal size -0.13, -0.19 to -0.07).
 Without positions +1.12 (+0.81 to +1.42), tuned +1.84 (+1.74 to +1.95).
 
 Cost: 36 runs of 120 steps to choose learning rates, 80 to judge; a minute and a
