@@ -25,7 +25,8 @@ the first layer reads. Each arm chooses its learning rate.
 Found on reverse, tuned: no positions +1.98 (+1.84 to +2.11); learned ones +1.23
 (+0.92 to +1.50): in 120 steps a table drawn at random is not yet as good as the
 sinusoid (whether it ever is, a longer run would say); concatenated better,
--0.21 (-0.36 to -0.06), and than a baseline as large, -0.14 (-0.28 to -0.02). By the shared recipe +0.73, +0.30, -0.71 and -0.61.
+-0.21 (-0.36 to -0.06), and than a baseline as large, -0.14 (-0.28 to -0.02).
+By the shared recipe +0.73, +0.30, -0.71 and -0.61.
 
 Cost: 81 runs of 120 steps to choose learning rates, 180 to judge; three minutes
 and a half with --workers=2 on two cores of an AMD EPYC.
