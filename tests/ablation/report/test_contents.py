@@ -36,6 +36,15 @@ def test_variants_table(results):
   assert row['memory, MiB'] == '–'  # not recorded is not zero
 
 
+def test_a_variant_says_what_it_is_held_against_unless_the_baseline(results):
+  row = results.comparisons[1]
+  other = {**row, 'baseline': 'scale=none'}
+  more = results._replace(comparisons=(*results.comparisons, other))
+  names = [row[0] for row in tables.arms(more, 'paper').rows]
+  assert names.count('score=additive') == 1
+  assert names.count('score=additive, against scale=none') == 1
+
+
 def test_equal_time_reads_the_slow_arm_earlier(results):
   """The quick arms end after 400 x 3.4 ms; additive is at 181 steps then."""
   table = tables.equal_time(results, 'paper')

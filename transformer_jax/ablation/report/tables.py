@@ -110,9 +110,10 @@ def arms(results: Results, phase: str) -> Table:
   add(f'{base} (baseline)', runs, (results.metric, mean, *[NONE] * 6))
   for row in results.rows(phase):
     if row['primary'] or row['metric'] == results.metric:
-      name = arm_of(row['variant'])
+      name, other = arm_of(row['variant']), arm_of(row['baseline'])
       metric = row['metric'] + ('' if row['primary'] else ' (not primary)')
-      add(name, results.of(name, phase), (metric, *_judged(row)))
+      shown = name if other == base else f'{name}, against {other}'
+      add(shown, results.of(name, phase), (metric, *_judged(row)))
   return Table(
     f'Variants, {PHASES[phase]}',
     (
