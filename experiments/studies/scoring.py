@@ -8,14 +8,13 @@ the loss of a model that cannot tell positions apart. A matrix in each head
 makes general 5 % larger: its control is the baseline with a wider feed-forward.
 Each arm chooses its learning rate and warmup.
 
-Found with five seeds, tuned: uniform is worse than dot (+1.54, +1.28 to +1.80),
-cosine too (+0.87, +0.61 to +1.13); general is not told apart (+0.00, -0.17 to
-+0.18). Additive learned more slowly than expected (+0.63, -0.05 to +1.30); five
-seeds do not decide it.
+Found with ten seeds, tuned: uniform is worse than dot (+1.56, +1.44 to +1.68),
+cosine too (+0.90, +0.78 to +1.02), and additive (+0.60, +0.29 to +0.92), which
+was expected to be level; general is not told apart (+0.01, -0.09 to +0.11).
 
 Cost: 108 runs of 120 steps to choose learning rates (72 more at their edges),
-120 to judge; with five seeds, so 60 to judge, 19 minutes on two cores of an AMD
-EPYC with much other work.
+120 to judge; three and a half minutes with --workers=2 on two cores of an AMD
+EPYC.
 
   python -m experiments.ablate --study=scoring --workdir=runs/scoring
 """
