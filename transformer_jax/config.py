@@ -274,6 +274,9 @@ class DataConfig:
   task_distance: int = number(
     4, 'of task:long_range: how far before the mark the answer stands'
   )
+  task_noise: float = number(
+    0.0, 'share of target symbols drawn at random, in every split of a task'
+  )
   task_train_size: int = number(
     0, 'training pairs of a task; 0: unlimited, of task:korean 20,000'
   )

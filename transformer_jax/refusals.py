@@ -363,6 +363,20 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
   ),
   Refusal(
+    ('data.task_noise', 'data.source'),
+    lambda c: (
+      c.data.task_noise > 0
+      and (
+        not c.data.source.startswith('task:') or c.data.source == 'task:korean'
+      )
+    ),
+    lambda c: (
+      f'data.task_noise={c.data.task_noise} is of tasks of symbols, not of '
+      f'data.source={c.data.source}: take --data.source=task:reverse, or leave '
+      'it at 0.0'
+    ),
+  ),
+  Refusal(
     ('data.max_tokens', 'data.max_length'),
     lambda c: c.data.max_tokens < 8 * c.data.max_length,
     lambda c: (

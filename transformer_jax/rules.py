@@ -47,7 +47,7 @@ BOUNDS = (
   ),
   Bound(
     """model.dropout model.attention_dropout model.feed_forward_dropout
-    optim.label_smoothing optim.beta1 optim.beta2""",
+    optim.label_smoothing optim.beta1 optim.beta2 data.task_noise""",
     lambda value: 0 <= value < 1,
     'must lie in [0, 1)',
   ),

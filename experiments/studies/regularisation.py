@@ -1,26 +1,25 @@
 """Are dropout, label smoothing and warmup needed?
 
 Asked on 2,000 pairs that are seen again and again: on unlimited data nothing
-overfits, and a study of regularisation there would find that it only costs.
+overfits, and a study of regularisation there would find that it only costs. The
+rule of `reverse` alone is learned before its pairs are, so one symbol in five
+of every target is drawn at random, in training and held out: these cannot be
+known, only memorised. What is left of the loss where the rule is known and
+nothing is memorised is 0.880 nats a token.
+
 Expected: without dropout the held-out loss turns and rises; label smoothing
-costs held-out loss (which is measured without smoothing) and can still gain
-accuracy (5.4). Without warmup the rate falls as step**-0.5 from the first step
-on and is the baseline's from step 100 on: ten times the peak to begin with,
-which a model of one layer may survive. Each arm chooses its learning rate,
-that one around its own and without warmup.
+costs held-out loss where it is not needed (the loss is measured without
+smoothing) and saves some where the model grows too sure. Without warmup the
+rate falls as step**-0.5 from the first step on and is the baseline's from step
+100 on: ten times the peak to begin with, which a model of one layer may
+survive. Each arm chooses its learning rate, that one around its own and without
+warmup.
 
 Attention that does not look at content is the known-bad arm.
 
 Cost: 63 runs of 2,000 steps to choose learning rates, 140 to judge, three
 programs: rates of dropout share one, no dropout at all is another, and so is
 the known-bad arm. Not measured yet.
-
-What it cannot say yet: in a pilot (one seed, the shared recipe) the arms with
-dropout 0.1 and 0.3 and without smoothing were all right at every symbol from
-step 400 on; without warmup it was 91 of 100 at the end. The rule of `reverse`
-is learned before its pairs are, nothing overfits, and at such a ceiling the
-study says that it is not sensitive. On `sort` and `recall` (`--data.source`)
-nothing overfitted either.
 
   python -m experiments.ablate --study=regularisation --workdir=runs/regular
 """
@@ -47,6 +46,7 @@ STUDY = Study(
     'model.dropout': 0.1,
     'optim.label_smoothing': 0.1,
     'data.task_train_size': 2000,
+    'data.task_noise': 0.2,
     'train.steps': 2000,
     'train.evaluate_every': 200,
     'train.save_every': 1000,

@@ -104,6 +104,29 @@ def test_answers_that_are_looked_up(name):
   assert symbols == {*map(str, range(8)), '?', *keys}
 
 
+@pytest.mark.parametrize('name', [*SEQUENCES, *LOOK_UPS])
+def test_noise_is_of_the_target_alone_and_stays(name):
+  row_B = np.arange(20_000)
+  noisy = replace(DATA, task_noise=0.4)
+  clean, first, again = (
+    tasks.generate(name, data, split='train', row_B=row_B[rows])
+    for data, rows in (
+      (DATA, slice(None)),
+      (noisy, slice(None)),
+      (noisy, slice(7, 9)),
+    )
+  )
+  np.testing.assert_array_equal(first.source_BS, clean.source_BS)
+  np.testing.assert_array_equal(first.target_length_B, clean.target_length_B)
+  np.testing.assert_array_equal(first.target_BT[7:9], again.target_BT)
+  column_T = np.arange(first.target_BT.shape[1])
+  read_BT = column_T < first.target_length_B[:, None]
+  wrong = (first.target_BT != clean.target_BT)[read_BT].mean()
+  # One in eight of what is drawn at random is right.
+  assert abs(wrong - 0.4 * 7 / 8) < 0.01
+  assert first.target_BT[read_BT].max() == 7
+
+
 def test_nothing_but_the_pair_tells_the_value():
   """Of one row, the value at another place is the answer one time in eight."""
   rows = tasks.generate('recall', DATA, split='train', row_B=np.arange(20_000))
@@ -275,8 +298,9 @@ def test_fingerprint_follows_what_is_generated():
     task('copy', seed=1),
     task('copy', task_max_length=7),
     task('copy', task_train_size=10),
+    task('copy', task_noise=0.1),
   ]
-  assert len({corpus.fingerprint for corpus, _ in corpora}) == 5
+  assert len({corpus.fingerprint for corpus, _ in corpora}) == 6
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,10 @@ def generate(
 ) -> Rows:
   """Rows `row_B` of `split`: the same numbers, the same rows.
 
-  A row whose source belongs to another split is drawn again.
+  A row whose source belongs to another split is drawn again. Where
+  data.task_noise is given, that share of target symbols is then drawn at
+  random, whatever the source: what a model can know of a symbol is that it is
+  the right one with probability 1 - noise (1 - 1 / task_symbols).
 
   Raises:
     ConfigError: when no source of this split is found.
@@ -122,8 +125,22 @@ def generate(
     classes_B = _class_of(drawn.source_BS, drawn.source_length_B)
     pending = pending[~np.isin(classes_B, wanted)]
     if not len(pending):
-      return rows
+      return _noisy(rows, row_B, data, number)
   raise ConfigError(f'task:{name} {_too_few(task, data)}')
+
+
+def _noisy(rows: Rows, row_B: np.ndarray, data: DataConfig, split: int) -> Rows:
+  """Each target symbol replaced with probability data.task_noise."""
+  if not data.task_noise:
+    return rows
+  T = rows.target_BT.shape[1]
+  # No draw of a row has this key.
+  numbers = random_numbers(row_B, 2 * T, data.seed, split, _ATTEMPTS)
+  replaced_BT = numbers[:, :T] >> np.uint64(33) < data.task_noise * 2**31
+  symbol_BT = below(numbers[:, T:], data.task_symbols)
+  return rows._replace(
+    target_BT=np.where(replaced_BT, symbol_BT, rows.target_BT)
+  )
 
 
 def _too_few(task: Task, data: DataConfig) -> str:
