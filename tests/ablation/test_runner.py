@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Sequence
 from concurrent import futures
 from typing import NamedTuple
@@ -212,6 +213,16 @@ def test_stopped_and_damaged_ends_the_same(study, whole, tmp_path, capsys):
   assert runner.run(job(study, folder)) == 0
   assert 'does not match its sum; it is run again' in capsys.readouterr().err
   assert tables(folder) == tables(whole)
+
+
+def test_a_batch_held_elsewhere_is_not_waited_for(tmp_path):
+  where = types.SimpleNamespace(folder=tmp_path, stale=1.0)
+  chunk = types.SimpleNamespace(name='batch')
+  place = tmp_path / 'populations' / 'batch'
+  place.mkdir(parents=True)
+  (place / 'lock').write_text('{"owner": "1", "host": "node7"}')
+  with runner._held(where, chunk) as mine:  # pyright: ignore
+    assert not mine
 
 
 def test_looks_are_taken_on_the_way(study, tmp_path, monkeypatch, capsys):

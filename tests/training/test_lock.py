@@ -116,6 +116,30 @@ def test_a_holder_elsewhere_that_lives_refuses(tmp_path, capsys):
   assert json.loads((tmp_path / 'lock').read_text())['beats'] == 1
 
 
+def test_a_holder_elsewhere_that_ends_while_watched_makes_way(tmp_path):
+  elsewhere(tmp_path)
+  end = threading.Timer(0.2, (tmp_path / 'lock').unlink)
+  end.start()
+  with lock.held(tmp_path, stale=4):
+    end.join()
+    assert json.loads((tmp_path / 'lock').read_text())['owner'] != '1'
+  assert os.listdir(tmp_path) == []
+
+
+def test_who_comes_back_later_does_not_watch(tmp_path, capsys):
+  elsewhere(tmp_path)
+  with (
+    pytest.raises(ConfigError, match='written by a run on node7'),
+    lock.held(tmp_path, stale=2, watch=False),
+  ):
+    pass
+  assert capsys.readouterr().err == ''
+  a_while_ago = time.time() - 3
+  os.utime(tmp_path / 'lock', (a_while_ago, a_while_ago))
+  with lock.held(tmp_path, stale=2, watch=False):
+    pass
+
+
 @pytest.fixture
 def kept(tmp_path):
   """A file lock that a server keeps for a node that crashed."""

@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 from typing import Any
 
 from transformer_jax.ablation.cells import Cell
@@ -53,6 +54,17 @@ def read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
     raise ConfigError(f'{path} cannot be read: {error}') from error
+
+
+def empty(place: pathlib.Path, *, keep: str) -> None:
+  """Away with all in a folder but names that begin with `keep`."""
+  for path in place.iterdir():
+    if path.name.startswith(keep):
+      continue
+    if path.is_dir():
+      shutil.rmtree(path)
+    else:
+      path.unlink(missing_ok=True)
 
 
 def outside(used: dict[str, str]) -> dict[str, dict[str, str]]:

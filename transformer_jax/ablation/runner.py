@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -269,7 +268,8 @@ def _held(job: Job, chunk: Chunk) -> Iterator[bool]:
   place.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:
     try:
-      stack.enter_context(lock.held(place, stale=job.stale))
+      held = lock.held(place, stale=job.stale, watch=False)
+      stack.enter_context(held)
       mine = True
     except ConfigError:
       mine = False
@@ -334,11 +334,8 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
       body['probes'] = probing.series(n)
       body['views'] = viewing.seen(n)
       results_lib.write_result(job.folder, cell, body)
-  for path in place.iterdir():
-    if path.is_dir():
-      shutil.rmtree(path)
-    elif path.name != lock.NAME:
-      path.unlink()
+  # Who watches the lock has files of its own beside it.
+  folder_lib.empty(place, keep=lock.NAME)
   return True
 
 

@@ -109,16 +109,19 @@ def _refuse(folder: pathlib.Path, holder: dict[str, Any] | None) -> ConfigError:
 
 
 def _await_end(
-  folder: pathlib.Path, holder: dict[str, Any], *, stale: float
+  folder: pathlib.Path, holder: dict[str, Any], *, stale: float, watch: bool
 ) -> None:
   """Returns when the holder's heart has stood still for `stale` seconds.
 
   Raises:
-    ConfigError: it beats.
+    ConfigError: it beats; or, without `watch`, it may.
+    FileNotFoundError: the holder has ended, and taken its lock along.
   """
   path = folder / NAME
   told = False
   while _age(path) < stale:
+    if not watch:
+      raise _refuse(folder, holder)
     if not told:
       print(
         f'{folder} was last written by a run on {holder["host"]}: watching '
@@ -133,12 +136,54 @@ def _await_end(
       raise _refuse(folder, now)
 
 
+def _claim(
+  folder: pathlib.Path, descriptor: int, *, stale: float, watch: bool
+) -> dict[str, Any]:
+  """Makes the lock this process's; what it has written there.
+
+  Raises:
+    ConfigError: another process writes here.
+    FileNotFoundError: another one did, and has ended: open the lock again.
+  """
+  path = folder / NAME
+  kind = _flock(descriptor)
+  holder = _read(path)
+  if kind == 'held':
+    if holder is None or _locks(holder):
+      raise _refuse(folder, holder)
+    kind = 'none'
+  mine = dict(
+    owner=secrets.token_hex(8),
+    host=socket.gethostname(),
+    machine=_machine(),
+    mount=os.fstat(descriptor).st_dev,
+    flock=kind,
+    beats=0,
+  )
+  same = ('machine', 'mount', 'flock')
+  here = holder is not None and all(
+    holder.get(key) == mine[key] for key in same
+  )
+  if holder is not None and not (here and kind == 'mine'):
+    _await_end(folder, holder, stale=stale, watch=watch)
+  _write(descriptor, mine)
+  if kind == 'none' or (holder is not None and not here):
+    # Two that found the same dead one, or nobody where no file lock tells
+    # them apart: the last to write its name stays.
+    time.sleep(min(1.0, stale / 20))
+    now = _read(path)
+    if now is None or now['owner'] != mine['owner']:
+      raise _refuse(folder, now)
+  return mine
+
+
 @contextlib.contextmanager
 def held(
   folder: pathlib.Path,
   *,
   beat: float = BEAT,
   stale: float = STALE,
+  watch: bool = True,
   lost: Callable[[int], Any] = os._exit,
 ) -> Iterator[None]:
   """Holds a run's folder for writing; a clean end frees it at once.
@@ -147,42 +192,22 @@ def held(
     folder: of the run; it exists.
     beat: seconds between signs of life.
     stale: seconds without any after which a holder elsewhere is dead.
+    watch: whether to wait for a sign of life of a holder elsewhere; for who
+      comes back later it is refused as long as it may live.
     lost: called with the exit code when another took the folder over.
 
   Raises:
     ConfigError: another process writes here.
   """
   path = folder / NAME
-  descriptor = _open(path)
-  try:
-    kind = _flock(descriptor)
-    holder = _read(path)
-    if kind == 'held':
-      if holder is None or _locks(holder):
-        raise _refuse(folder, holder)
-      kind = 'none'
-    mine = dict(
-      owner=secrets.token_hex(8),
-      host=socket.gethostname(),
-      machine=_machine(),
-      mount=os.fstat(descriptor).st_dev,
-      flock=kind,
-      beats=0,
-    )
-    same = ('machine', 'mount', 'flock')
-    here = holder is not None and all(
-      holder.get(key) == mine[key] for key in same
-    )
-    if holder is not None and not (here and kind == 'mine'):
-      _await_end(folder, holder, stale=stale)
-    _write(descriptor, mine)
-    if kind == 'none' or (holder is not None and not here):
-      # Two that found the same dead one, or nobody where no file lock tells
-      # them apart: the last to write its name stays.
-      time.sleep(min(1.0, stale / 20))
-      now = _read(path)
-      if now is None or now['owner'] != mine['owner']:
-        raise _refuse(folder, now)
+  mine: dict[str, Any] | None = None
+  with contextlib.ExitStack() as opened:
+    while mine is None:
+      descriptor = _open(path)
+      opened.callback(os.close, descriptor)
+      # Another ended while it was watched: its lock is under no name now.
+      with contextlib.suppress(FileNotFoundError):
+        mine = _claim(folder, descriptor, stale=stale, watch=watch)
     try:
       heart = _heart(path, descriptor, mine, lost)
       with repeating(heart, seconds=beat, name='lock'):
@@ -190,8 +215,6 @@ def held(
     finally:
       if (_read(path) or mine)['owner'] == mine['owner']:
         path.unlink(missing_ok=True)
-  finally:
-    os.close(descriptor)
 
 
 def _heart(
