@@ -24,7 +24,7 @@ from transformer_jax.training.population import Member
 @pytest.mark.parametrize(
   'how, seed, said',
   [
-    ('gone', 2, 'attention.npz is missing; run ablate again$'),
+    ('gone', 2, 'attention.npz is missing; run ablate again with --seeds=4$'),
     ('cut', 6, 'does not match its sum; run ablate again with --seeds=7$'),
   ],
 )
@@ -74,6 +74,9 @@ def test_damaged_cell_is_no_result(tmp_path, capsys, name):
   results_lib.write_result(
     tmp_path, cell, dict(status='finished', metrics={'loss': 0.25})
   )
+  # A file browser's own are nobody's damage.
+  (place / '.ipynb_checkpoints').mkdir()
+  (place / '.ipynb_checkpoints' / name).write_text('')
   assert results_lib.is_done(tmp_path, cell)
   (result,) = results_lib.read_results(tmp_path, study)
   assert result.body['metrics'] == {'loss': 0.25}
@@ -88,8 +91,16 @@ def test_damaged_cell_is_no_result(tmp_path, capsys, name):
     results_lib.read_results(tmp_path, study)
   assert not results_lib.is_done(tmp_path, cell)
   results_lib.clear(tmp_path, cell)
-  assert not (place / 'metrics.jsonl').exists()
+  assert not place.exists()
   assert 'does not match its sum; it is run again' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text', ['[]', '3', '{}', '{'])
+def test_a_result_of_another_form_cannot_be_read(tmp_path, text):
+  study = declaration.declare(tmp_path, STUDY, seeds=None)
+  cell = cells_lib.cell(study, 'baseline', seed=0, phase='paper')
+  (results_lib.begin(tmp_path, study, cell) / 'result.json').write_text(text)
+  assert results_lib.damage(tmp_path, cell) == 'result.json cannot be read'
 
 
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"phase": "tune"}'])
@@ -167,3 +178,12 @@ def test_a_changed_tuning_is_refused(tmp_path):
 def test_the_committed_tuning_is_accepted():
   study = studies.load('paper')
   assert tuning.read(study, studies.tuned('paper'))
+
+
+def test_a_lock_and_who_watches_it_are_left_alone(tmp_path):
+  for name in ('lock', 'lock.1a.clock', 'members.json'):
+    (tmp_path / name).write_text('')
+  (tmp_path / 'arrays' / '8').mkdir(parents=True)
+  folder_lib.empty(tmp_path, keep='lock')
+  left = sorted(path.name for path in tmp_path.iterdir())
+  assert left == ['lock', 'lock.1a.clock']

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -70,7 +71,9 @@ def _sums(place: pathlib.Path) -> dict[str, str]:
   return {
     path.name: hashlib.sha256(path.read_bytes()).hexdigest()
     for path in sorted(place.iterdir())
-    if path.name != RESULT and not path.name.endswith(WRITING)
+    if path.name != RESULT
+    and not path.name.endswith(WRITING)
+    and path.is_file()
   }
 
 
@@ -98,7 +101,7 @@ def damage(folder: pathlib.Path, cell: Cell) -> str:
   try:
     body = json.loads((place / RESULT).read_text(encoding='utf-8'))
     known = body.pop('sha256')
-  except (OSError, ValueError, KeyError, AttributeError):
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return f'{RESULT} cannot be read'
   if study_lib.digest(body) != known or body['identity'] != cell.identity:
     return f'{RESULT} does not match its sum'
@@ -127,8 +130,7 @@ def clear(folder: pathlib.Path, cell: Cell) -> None:
       f'{damage(folder, cell)}; it is run again',
       file=sys.stderr,
     )
-    for path in place.iterdir():
-      path.unlink()
+    shutil.rmtree(place)
 
 
 def read_result(folder: pathlib.Path, cell: Cell) -> Result | None:
@@ -203,10 +205,11 @@ def read_results(
     there = found[-1] is None and (cell_folder(place, cell) / RESULT).exists()
     # Another worker may have just finished it.
     if there and (wrong := damage(place, cell)):
-      late = f' with --seeds={cell.seed + 1}' * (cell.seed >= study.seeds)
+      # Whoever asked for fewer would not come to it.
+      needed = max(study.seeds, cell.seed + 1)
       raise ConfigError(
         f'{label(cell)}, seed {cell.seed} ({cell_folder(place, cell)}): '
-        f'{wrong}; run ablate again{late}'
+        f'{wrong}; run ablate again with --seeds={needed}'
       )
   return [result for result in found if result is not None]
 
