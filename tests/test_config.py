@@ -99,8 +99,6 @@ def test_override_refuses(path, value, words):
     ({'decode.temperature': 0.5}, 'take --decode.strategy=sample'),
     ({'data.task_min_length': 13}, 'data.task_max_length=12'),
     ({'data.task_noise': 1.0}, 'data.task_noise=1.0'),
-    ({'data.task_noise': 0.1, 'data.source': 'task:korean'}, 'task:reverse'),
-    ({'data.task_noise': 0.1, 'data.source': 'files:here'}, 'leave it at 0.0'),
     ({'data.max_tokens': 2047}, 'does not hold 8 sentences'),
   ],
 )

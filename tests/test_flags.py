@@ -96,6 +96,15 @@ def test_what_no_choice_reads_is_refused_when_given():
       ['--optim.warmup_steps=9', '--optim.schedule=constant'],
       '--optim.schedule=paper',
     ),
+    (['--data.task_distance=3'], '--data.source=task:long_range'),
+    (
+      ['--data.task_noise=0.1', '--data.source=task:korean'],
+      '--data.source=task:copy',
+    ),
+    (
+      ['--data.task_train_size=9', '--data.source=files:here'],
+      '--data.source=task:copy',
+    ),
   ):
     with pytest.raises(
       ConfigError, match=f'{words[0][2:]} is read .* {reader}'
@@ -105,6 +114,7 @@ def test_what_no_choice_reads_is_refused_when_given():
     parse(*words, base=lambda options: Config())
   parse('--model.max_positions=300', '--model.position_decoder=learned')
   parse('--optim.warmup_steps=9', '--optim.schedule=inverse_sqrt')
+  parse('--data.task_train_size=9', '--data.source=task:korean')
   # What a preset holds stands in no way.
   parse('--preset=tiny', '--optim.schedule=constant')
 

@@ -56,6 +56,11 @@ class Reader(NamedTuple):
 
 _BEAM = Reader(('decode.strategy',), ('beam',))
 _SAMPLE = Reader(('decode.strategy',), ('sample',))
+_SYMBOLS = Reader(
+  ('data.source',),
+  ('task:copy', 'task:reverse', 'task:sort', 'task:recall', 'task:long_range'),
+)
+_TASKS = Reader(('data.source',), (*_SYMBOLS.choices, 'task:korean'))
 # Fields that are read under some choices alone.
 READERS = {
   'decode.beam_size': _BEAM,
@@ -65,6 +70,13 @@ READERS = {
   'decode.temperature': _SAMPLE,
   'decode.top_k': _SAMPLE,
   'decode.seed': _SAMPLE,
+  'data.task_min_length': _SYMBOLS,
+  'data.task_max_length': _SYMBOLS,
+  'data.task_symbols': _SYMBOLS,
+  'data.task_noise': _SYMBOLS,
+  'data.task_distance': Reader(('data.source',), ('task:long_range',)),
+  'data.task_train_size': _TASKS,
+  'data.task_held_out': _TASKS,
   'model.d_position': Reader(('model.position_join',), ('concat_narrow',)),
   'model.max_positions': Reader(
     ('model.position', 'model.position_decoder'), ('learned',)
@@ -88,7 +100,10 @@ def unread(config: Config, given: Iterable[str]) -> str:
     fields, choices = READERS[path]
     now = {field: values[field] for field in fields}
     # A choice from outside may read what it likes.
-    outside = any(now[field] not in OWN_CHOICES[field] for field in fields)
+    outside = any(
+      OWN_CHOICES[field] and now[field] not in OWN_CHOICES[field]
+      for field in fields
+    )
     if outside or set(now.values()) & set(choices):
       continue
     readers = [f'{field}={" or ".join(choices)}' for field in fields]
@@ -360,20 +375,6 @@ REFUSALS: tuple[Refusal, ...] = (
     lambda c: (
       f'data.task_min_length={c.data.task_min_length} is more than '
       f'data.task_max_length={c.data.task_max_length}'
-    ),
-  ),
-  Refusal(
-    ('data.task_noise', 'data.source'),
-    lambda c: (
-      c.data.task_noise > 0
-      and (
-        not c.data.source.startswith('task:') or c.data.source == 'task:korean'
-      )
-    ),
-    lambda c: (
-      f'data.task_noise={c.data.task_noise} is of tasks of symbols, not of '
-      f'data.source={c.data.source}: take --data.source=task:reverse, or leave '
-      'it at 0.0'
     ),
   ),
   Refusal(
