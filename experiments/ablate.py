@@ -205,6 +205,12 @@ def left_out(declared, study, options: types.SimpleNamespace) -> list[str]:
     for name in (*declared.free_running, *declared.views)
     if name not in kept
   ]
+  arms = {arm.name for arm in study.arms}
+  lines += [
+    f'{arm.name} is left out: no width of the feed-forward gives that size'
+    for arm in declared.arms
+    if arm.name not in arms
+  ]
   varied = [
     path
     for path, value in options.overrides.items()

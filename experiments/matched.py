@@ -1,25 +1,26 @@
-"""Controls of equal size: the baseline with as many parameters as a variant.
+"""Controls of equal size: one arm with as many parameters as another.
 
 Where a choice adds or removes parameters, what it changes could be due to
-their number alone. The control is the baseline with a feed-forward as wide as
-it takes to have the variant's count, within 1 %. A study has it as an arm named
-`as large as VARIANT`, which is found anew where the user changes the model.
+their number alone. The control has a feed-forward as wide as it takes to have
+the other's count, within 1 %. In a study it is an arm named `as large as
+VARIANT`, the baseline in the variant's size, or `VARIANT as large as OTHER`.
+Where the user changes the model or its vocabulary the width is found anew.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from transformer_jax.ablation import checks
 from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.study import Arm, Study, find_arm
 from transformer_jax.config import Config, ConfigError, ModelConfig
-from transformer_jax.fields import override
+from transformer_jax.data.corpus import vocabulary_size
 
 Value = int | float | str
 TOLERANCE = 0.01  # of the variant's parameters
-PREFIX = 'as large as '
+MARK = 'as large as '
 WIDTH = 'model.d_ff'
 
 
@@ -48,14 +49,12 @@ def _parameters(config: ModelConfig, vocabulary: int) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
-def matched(
-  baseline: Config, variant: Mapping[str, Value], vocabulary: int
-) -> dict[str, int]:
-  """Overrides of `baseline` that give it the variant's parameter count.
+def matched(own: Config, other: Config, vocabulary: int) -> dict[str, int]:
+  """Overrides of `own` that give it the other's parameter count.
 
   Args:
-    baseline: what the variant is compared with.
-    variant: the overrides that make the variant of it.
+    own: what becomes the control.
+    other: the model whose size it is to have.
     vocabulary: tokens of the source and of the target vocabulary.
 
   Returns:
@@ -64,37 +63,55 @@ def matched(
   Raises:
     ConfigError: no width of the feed-forward comes within 1 %.
   """
-  wanted = parameters(override(baseline, variant), vocabulary)
-  now = parameters(baseline, vocabulary)
+  wanted, now = parameters(other, vocabulary), parameters(own, vocabulary)
   if now == wanted:
     return {}
-  width = baseline.model.d_ff
-  wider = dataclasses.replace(baseline.model, d_ff=width + 1)
+  width = own.model.d_ff
+  wider = dataclasses.replace(own.model, d_ff=width + 1)
   # The count is linear in the width.
-  a_column = (
-    parameters(dataclasses.replace(baseline, model=wider), vocabulary) - now
-  )
-  width += round((wanted - now) / a_column)
-  left = abs(now + (width - baseline.model.d_ff) * a_column - wanted)
-  if width < 1 or left > TOLERANCE * wanted:
+  a_column = parameters(dataclasses.replace(own, model=wider), vocabulary) - now
+  added = round((wanted - now) / a_column)
+  if width + added < 1:
     raise ConfigError(
-      f'no model.d_ff gives the baseline {wanted:,} parameters, within 1 %, '
-      f'as {dict(variant)} has them'
+      f'no {WIDTH} gives {now:,} parameters the size of {wanted:,}: take '
+      f'--{WIDTH}={1 - added} or more'
     )
-  return {WIDTH: width}
+  if abs(now + added * a_column - wanted) > TOLERANCE * wanted:
+    raise ConfigError(
+      f'no {WIDTH} gives {now:,} parameters the size of {wanted:,}, within '
+      f'1 %: one column more is {a_column:,}'
+    )
+  return {WIDTH: width + added}
+
+
+def controls(study: Study) -> dict[str, tuple[Arm, Arm]]:
+  """{control: (arm that is widened, arm whose size it has)}."""
+  found = {}
+  for arm in study.arms:
+    own, mark, other = arm.name.partition(MARK)
+    if mark:
+      widened = find_arm(study, own.strip()) if own else study.arms[0]
+      found[arm.name] = widened, find_arm(study, other)
+  return found
 
 
 def without_controls(study: Study) -> Study:
   """Without controls of equal size: the width is the user's to set then."""
-  controls = {arm.name for arm in study.arms if arm.name.startswith(PREFIX)}
-  if not controls:
-    return study
+  names = controls(study)
+  return _without(study, names) if names else study
+
+
+def _without(study: Study, names: Container[str]) -> Study:
+  kept = tuple(arm for arm in study.arms if arm.name not in names)
+  used = {path for arm in kept for path in arm.overrides}
   return dataclasses.replace(
     study,
-    axes=tuple(path for path in study.axes if path != WIDTH),
-    arms=tuple(arm for arm in study.arms if arm.name not in controls),
+    axes=tuple(path for path in study.axes if path != WIDTH or path in used),
+    arms=kept,
     primary=tuple(
-      one for one in study.primary if not {one.variant, one.baseline} & controls
+      one
+      for one in study.primary
+      if one.variant not in names and one.baseline not in names
     ),
   )
 
@@ -102,32 +119,43 @@ def without_controls(study: Study) -> Study:
 def with_overrides(study: Study, values: Mapping[str, Value]) -> Study:
   """`checks.with_overrides`, and controls of equal size for the new model.
 
+  A control that no width makes is left out, unless it is judged.
+
   Raises:
-    ConfigError: a field that is an axis, or no width makes a control.
+    ConfigError: a field that is an axis, or no width makes a control that a
+      primary comparison needs.
   """
-  bare = without_controls(study)
-  if bare is study or not any(path.startswith('model.') for path in values):
+  names = controls(study)
+  if not names:
     return checks.with_overrides(study, values)
-  controls = {arm.name for arm in study.arms} - {a.name for a in bare.arms}
-  bare = checks.with_overrides(bare, values)
-  base = arm_config(bare, bare.arms[0])
-
-  def found(arm: Arm) -> Arm:
-    if arm.name not in controls:
-      return arm
-    variant = find_arm(study, arm.name.removeprefix(PREFIX))
-    width = matched(base, variant.overrides, base.data.vocabulary_size)
-    return dataclasses.replace(arm, overrides=width)
-
+  bare = checks.with_overrides(without_controls(study), values)
+  before, after = (arm_config(one, one.arms[0]) for one in (study, bare))
+  vocabulary = vocabulary_size(after.data)
+  same = vocabulary == vocabulary_size(before.data)
+  widths = {}
+  for name, pair in names.items():
+    if same and before.model == after.model:
+      widths[name] = find_arm(study, name).overrides
+      continue
+    own, other = (arm_config(bare, arm) for arm in pair)
+    try:
+      found = matched(own, other, vocabulary)
+    except ConfigError as error:
+      judged = {n for one in study.primary for n in (one.variant, one.baseline)}
+      if name in judged:
+        raise ConfigError(f'study {study.name}, {name}: {error}') from None
+    else:
+      widths[name] = {**pair[0].overrides, **found}
+  kept = _without(study, names.keys() - widths.keys())
+  lost = set(without_controls(study).primary) - set(bare.primary)
   return checks.check(
     dataclasses.replace(
       bare,
-      axes=study.axes,
-      arms=tuple(map(found, study.arms)),
-      primary=tuple(
-        one
-        for one in study.primary
-        if one in bare.primary or {one.variant, one.baseline} & controls
+      axes=kept.axes,
+      arms=tuple(
+        dataclasses.replace(arm, overrides=widths.get(arm.name, arm.overrides))
+        for arm in kept.arms
       ),
+      primary=tuple(one for one in kept.primary if one not in lost),
     )
   )

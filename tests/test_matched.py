@@ -1,9 +1,20 @@
 """Controls of equal size, and Table 3 as data."""
 
+import dataclasses
+import re
+import types
+
 import pytest
 
 from experiments import studies
-from experiments.matched import TOLERANCE, matched, parameters, with_overrides
+from experiments.ablate import left_out
+from experiments.matched import (
+  TOLERANCE,
+  controls,
+  matched,
+  parameters,
+  with_overrides,
+)
 from experiments.presets import PRESETS
 from tests.pairs import AXES, refusal
 from transformer_jax.ablation.cells import arm_config
@@ -21,6 +32,10 @@ def baseline() -> Config:
   return override(Config(), {**values, 'model.tie': 'none'})
 
 
+def with_choice(path: str, choice: str) -> Config:
+  return override(baseline(), {path: choice, 'model.d_position': 16})
+
+
 def changing() -> list[tuple[str, str]]:
   """Choices with another number of parameters than the baseline."""
   config = baseline()
@@ -28,7 +43,7 @@ def changing() -> list[tuple[str, str]]:
   found = []
   for path, choices in AXES.items():
     for choice in choices:
-      variant = override(config, {path: choice, 'model.d_position': 16})
+      variant = with_choice(path, choice)
       if not refusal(variant) and parameters(variant, 20) != count:
         found.append((path, choice))
   return found
@@ -51,28 +66,30 @@ def test_a_control_has_the_variants_parameters_within_one_percent():
     if choice == 'identity':
       # Fewer than the baseline has without any feed-forward: said, not done.
       with pytest.raises(ConfigError, match='no model.d_ff gives'):
-        matched(baseline(), {path: choice, 'model.d_position': 16}, 20)
+        matched(baseline(), with_choice(path, choice), 20)
       continue
-    variant = {path: choice, 'model.d_position': 16}
+    variant = with_choice(path, choice)
     control = override(baseline(), matched(baseline(), variant, 20))
-    wanted = parameters(override(baseline(), variant), 20)
+    wanted = parameters(variant, 20)
     assert abs(parameters(control, 20) - wanted) <= 0.01 * wanted, path
     assert override(control, {'model.d_ff': 128}) == baseline()
 
 
 def test_a_control_of_one_variant():
-  variant = {'model.projections': 'shared_query_key'}
+  variant = with_choice('model.projections', 'shared_query_key')
   control = matched(baseline(), variant, 20)
   assert control['model.d_ff'] < baseline().model.d_ff
-  wanted = parameters(override(baseline(), variant), 20)
+  wanted = parameters(variant, 20)
   found = parameters(override(baseline(), control), 20)
   assert abs(found - wanted) <= 0.01 * wanted
-  assert matched(baseline(), {'model.scale': 'none'}, 20) == {}
+  unscaled = with_choice('model.scale', 'none')
+  assert matched(baseline(), unscaled, 20) == {}
 
 
 def test_no_control_is_one_line():
-  with pytest.raises(ConfigError, match='no model.d_ff gives the baseline'):
-    matched(baseline(), {'model.d_model': 8, 'model.d_ff': 1}, 20)
+  small = override(baseline(), {'model.d_model': 8, 'model.d_ff': 1})
+  with pytest.raises(ConfigError, match='no model.d_ff gives'):
+    matched(baseline(), small, 20)
 
 
 # What makes a model larger or smaller and nothing else.
@@ -83,9 +100,6 @@ SIZES = {
 # Arms of another size than what they are held against, without a control.
 UNMATCHED = {
   'paper': {'additive': 'w of the scores, 1.2 % of the model'},
-  'scaling': {
-    'd_k=256 score=additive scale=none': 'w of the scores, 1.2 % of the model'
-  },
   'table3': {
     'e_learned': 'a row of the paper, which has no control',
     'big': 'a row of the paper, which has no control',
@@ -144,16 +158,21 @@ def test_an_arm_of_another_size_has_a_control_or_a_reason(name):
 
 
 @pytest.mark.parametrize(
-  'name', ['narrowing', 'norms', 'paper', 'positions', 'scoring']
+  'name, many',
+  [
+    *(('narrowing', 1), ('norms', 2), ('paper', 1), ('positions', 3)),
+    *(('projections', 1), ('scaling', 1), ('scoring', 1)),
+    pytest.param('one_factor', 10, marks=pytest.mark.slow),
+  ],
 )
-def test_controls_of_equal_size_are_those_that_are_found(name):
+def test_controls_of_equal_size_are_those_that_are_found(name, many):
   study = studies.load(name)
-  controls = [arm for arm in study.arms if arm.name.startswith('as large as ')]
-  assert controls
-  for arm in controls:
-    variant = find_arm(study, arm.name.removeprefix('as large as '))
-    base = arm_config(study, study.arms[0])
-    assert arm.overrides == matched(base, variant.overrides, 20)
+  found = controls(study)
+  assert len(found) == many
+  for control, (own, other) in found.items():
+    arm = find_arm(study, control)
+    width = matched(arm_config(study, own), arm_config(study, other), 20)
+    assert arm.overrides == {**own.overrides, **width}
     assert arm.role == 'control'
 
 
@@ -172,6 +191,48 @@ def test_a_control_is_found_anew_for_another_model():
   assert with_overrides(study, {'train.steps': 9}).arms == study.arms
   with pytest.raises(ConfigError, match='model.position is an axis'):
     with_overrides(study, {'model.position': 'none'})
+
+
+# Of the README's command for a corpus, what sizes a model.
+OWN_TEXT = {'data.source': 'files:DIR', 'data.vocabulary_size': 4000}
+
+
+@pytest.mark.parametrize(
+  'values, vocabulary',
+  [
+    ({'model.d_model': 64}, 20),
+    ({**OWN_TEXT, 'model.d_ff': 1024}, 4000),
+  ],
+)
+def test_a_control_is_found_anew_for_the_vocabulary_that_is_read(
+  values, vocabulary
+):
+  study = with_overrides(studies.load('narrowing'), values)
+  ((control, (_, variant)),) = controls(study).items()
+  wanted = parameters(arm_config(study, variant), vocabulary)
+  found = parameters(arm_config(study, find_arm(study, control)), vocabulary)
+  assert abs(found - wanted) <= TOLERANCE * wanted
+
+
+def test_what_no_width_makes_is_refused_if_it_is_judged_and_else_left_out():
+  """Untied, a narrower embedding saves more than a feed-forward has."""
+  study = studies.load('narrowing')
+  with pytest.raises(ConfigError, match='no model.d_ff gives') as raised:
+    with_overrides(study, OWN_TEXT)
+  least = int(
+    re.findall(r'take --model.d_ff=(\d+) or more', str(raised.value))[0]
+  )
+  wide = with_overrides(study, {**OWN_TEXT, 'model.d_ff': least})
+  assert wide.arms[2].overrides['model.d_ff'] == 1
+  judged = study.primary
+  study = dataclasses.replace(study, primary=(judged[0], judged[2]))
+  without = with_overrides(study, OWN_TEXT)
+  assert len(without.arms) == len(study.arms) - 1 and not controls(without)
+  assert without.primary == study.primary
+  assert 'model.d_ff' not in without.axes
+  options = types.SimpleNamespace(overrides={}, preset='')
+  said = [f'{study.arms[2].name} is left out: no width of the feed-forward']
+  assert [s[: len(said[0])] for s in left_out(study, without, options)] == said
 
 
 @pytest.mark.parametrize('name', PUBLISHED)

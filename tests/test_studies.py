@@ -272,7 +272,7 @@ def test_bad_words_are_answered_in_one_line(capsys, words, text):
   [
     ('scaling', ['model.d_k']),
     ('heads', ['model.heads, model.d_k, model.d_v', 'pronoun is left']),
-    ('projections', ['model.d_ff']),  # not d_k: the preset's is its own
+    ('projections', []),  # also d_k: the preset's is its own
     ('table3', ['model.d_model, model.heads']),
     ('regularisation', ['model.dropout', 'all pairs of files:x are trained']),
     ('paper', []),

@@ -18,12 +18,11 @@ programs to compile; by estimate forty minutes on two quiet cores.
 
 from experiments.small import SMALL, TUNING_WARMUP
 from transformer_jax.ablation.study import (
+  Arm,
   Primary,
   Study,
   arms,
-  axis,
   chain,
-  name_of,
   one_factor,
 )
 
@@ -63,10 +62,31 @@ BASELINE = {
 }
 
 # The baseline in the size of each choice that has another, as
-# `experiments.matched` finds it; attention without projections is smaller than
-# that goes, and is widened instead.
-WIDTHS = axis('model.d_ff', 40, 62, 69, 71, 74, 76, 80, 96, 190)
-WIDENED = {'model.projections': 'identity', 'model.d_ff': 135}
+# `experiments.matched` finds it: one for all that save a projection, one for
+# both that concatenate. Attention without projections is smaller than that
+# goes, and is widened instead.
+WIDTHS = {
+  'projections=shared_query_key': 40,
+  'norm=none': 62,
+  'tie=decoder': 69,
+  'position_join=concat_narrow tie=none d_position=8': 71,
+  'tie=none': 74,
+  'score=general': 76,
+  'position_join=add_mapped': 80,
+  'position_join=concat_project': 96,
+  'position=learned': 190,
+}
+CONTROLS = (
+  *(
+    Arm(f'as large as {name}', {'model.d_ff': width}, 'control')
+    for name, width in WIDTHS.items()
+  ),
+  Arm(
+    'projections=identity as large as baseline',
+    {'model.projections': 'identity', 'model.d_ff': 135},
+    'control',
+  ),
+)
 
 STUDY = Study(
   name='one_factor',
@@ -74,17 +94,12 @@ STUDY = Study(
   paper='section 3, all of it',
   axes=(*AXES, 'model.d_position', 'model.d_k', 'model.d_ff'),
   baseline=BASELINE,
-  arms=arms(
-    chain(
-      [{}, {'model.d_k': 8}],
-      one_factor(BASELINE, AXES, needs=NEEDS),
-      WIDTHS,
-      [WIDENED],
+  arms=(
+    *arms(
+      chain([{}, {'model.d_k': 8}], one_factor(BASELINE, AXES, needs=NEEDS)),
+      roles={'score=uniform': 'known_bad'},
     ),
-    roles={
-      'score=uniform': 'known_bad',
-      **{name_of(one): 'control' for one in (*WIDTHS, WIDENED)},
-    },
+    *CONTROLS,
   ),
   primary=(
     Primary('scale=none', 'baseline', margin=0.05),

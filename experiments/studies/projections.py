@@ -45,7 +45,7 @@ STUDY = Study(
     Arm('separate, narrow', {'model.d_k': 16}, 'control'),
     # Without projections a feed-forward of the same number of parameters.
     Arm(
-      'identity, wide',
+      'identity as large as separate',
       {'model.projections': 'identity', 'model.d_ff': 135},
       'control',
     ),

@@ -89,6 +89,14 @@ def open_corpus(
   return corpus
 
 
+def vocabulary_size(data: DataConfig) -> int:
+  """Tokens of each vocabulary, before anything is opened."""
+  kind, _, name = data.source.partition(':')
+  if kind == 'task' and name in tasks.TASKS:
+    return len(SPECIAL) + len(tasks.TASKS[name].words(data))
+  return data.vocabulary_size
+
+
 def _digest(*parts: str) -> str:
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
