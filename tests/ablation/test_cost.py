@@ -9,7 +9,7 @@ from experiments.presets import PRESETS
 from transformer_jax.ablation import cost
 from transformer_jax.config import Config
 from transformer_jax.fields import override
-from transformer_jax.nn import attention, randomness
+from transformer_jax.nn import attention, blockwise, randomness
 from transformer_jax.training import products
 from transformer_jax.training.state import initial_state, numbers, train_step
 
@@ -81,6 +81,27 @@ def test_parameters_by_part():
     'attention': 18 * 4 * 512 * 512,
     'feed_forward': 12 * (2 * 512 * 2048 + 2048 + 512),
   }
+
+
+@pytest.mark.slow
+def test_xla_counts_the_formula_also_where_blocks_serve(monkeypatch):
+  """A tile's loop has its body counted once: eight tiles here."""
+  monkeypatch.setattr(blockwise, 'TILE_NUMBERS', 1 << 10)
+  shape, found = cost.Shape(2, 32, 32, 12, 12), {}
+  for name in ('naive', 'blockwise'):
+    config = override(TEST, {'model.attention_implementation': name})
+    model = cost.new_model(config, shape)
+    state = jax.eval_shape(initial_state(config, model), randomness.seed_key(0))
+    batch = cost.full_batch(shape)
+    arguments = state, batch, randomness.seed_key(0), numbers(config)
+    step = jax.jit(train_step(config, model)).lower(*cost.abstract(arguments))
+    compiled = step.compile()
+    found[name] = (
+      cost.xla_flops(model, config, shape, compiled),
+      compiled.cost_analysis()['flops'],
+    )
+  assert found['blockwise'][0] == found['naive'][0]
+  assert found['blockwise'][1] < found['naive'][1]
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 FLOPs come three ways. The formula counts matrix products by hand, so that a
 reader can follow them. `products.flops` counts those of the step as it was
-written, scans multiplied out: the two agree. XLA counts the compiled step, in
-which layers are written out (it takes the body of a loop once), and counts
-what is no matrix product as well: exponentials aside, each operation on each
-number of softmax, norms, dropout, the loss and Adam.
+written, scans multiplied out: the two agree, but for what blocks compute again,
+each tile of scores in the backward pass, which is no part of the formula. XLA
+counts a compiled step without loops (of a loop it takes the body once): layers
+written out, attention by the formula, whatever serves it. It counts what is no
+matrix product as well: exponentials aside, each operation on each number of
+softmax, norms, dropout, the loss and Adam.
 """
 
 import dataclasses
@@ -23,7 +25,7 @@ from transformer_jax.config import Config, ModelConfig
 from transformer_jax.data.cache import Batch
 from transformer_jax.data.tokens import BOS, EOS, SPECIAL
 from transformer_jax.inference.stepper import ModelStepper
-from transformer_jax.nn import implementations, randomness
+from transformer_jax.nn import attention, implementations, randomness
 from transformer_jax.nn.attention import OUTPUT_PROJECTIONS, PROJECTIONS, SCORES
 from transformer_jax.nn.positions import JOINS
 from transformer_jax.nn.transformer import Transformer, with_statistics
@@ -72,7 +74,8 @@ class Cost(NamedTuple):
   flops_per_token: of a training step's matrix products, by formula, a target
     token.
   products_per_token: the same, counted in the step as it was written.
-  xla_flops_per_token: XLA's count of all operations, layers written out.
+  xla_flops_per_token: XLA's count of all operations, layers written out and
+    attention by the formula.
   peak_memory: bytes at the step's worst moment, as compiled.
   compile_seconds: of the step, nothing read from a cache.
   step_seconds: median over the rounds.
@@ -129,7 +132,7 @@ def of(
     parameters=parts,
     flops_per_token=training_flops(config.model, shape) / tokens,
     products_per_token=products / tokens,
-    xla_flops_per_token=xla_flops(config, shape, compiled, pairs) / tokens,
+    xla_flops_per_token=xla_flops(model, config, shape, compiled) / tokens,
     peak_memory=need.peak,
     compile_seconds=compile_seconds,
     step_seconds=statistics.median(seconds),
@@ -195,27 +198,43 @@ def _times(
 
 
 def xla_flops(
-  config: Config, shape: Shape, compiled: Any, pairs: int = 0
+  model: Transformer, config: Config, shape: Shape, compiled: Any
 ) -> float:
-  """XLA's count of a training step whose layers are written out.
+  """XLA's count of a training step without loops, attention by the formula.
 
-  Of `compiled`, the step as it is, where that loops over neither layers nor
-  parts of the batch: a body that runs once is counted as often as it runs. The
-  chunks of the loss stay a loop: with more than one (`loss_chunk`) the others
-  are missing here.
+  Of `compiled`, the step of `model` as it is, where that loops over neither
+  layers, parts of the batch nor tiles of scores; else of one that is compiled
+  for this and never run. A body that runs once is counted as often as it runs.
+  The chunks of the loss stay a loop: with more than one (`loss_chunk`) the
+  others are missing here.
   """
   written_out = config.model.layers == 1 or config.model.layer_loop == 'unroll'
-  if written_out and config.optim.accumulate == 1:
+  whole_batch = config.optim.accumulate == 1
+  if written_out and whole_batch and by_formula(model, shape):
     return float(compiled.cost_analysis()['flops'])
   unrolled = dataclasses.replace(config.model, layer_loop='unroll')
   whole = dataclasses.replace(config.optim, accumulate=1)
   config = dataclasses.replace(config, model=unrolled, optim=whole)
-  model = new_model(config, shape, pairs=pairs)
+  sizes = shape.source_vocabulary, shape.target_vocabulary
+  model = Transformer(config.model, *sizes, attention.attention)
   key = randomness.seed_key(0)
   state = jax.eval_shape(initial_state(config, model), key)
   arguments = abstract((state, full_batch(shape), key, numbers(config)))
   again = _compile(train_step(config, model), arguments)
   return float(again.cost_analysis()['flops'])
+
+
+def by_formula(model: Transformer, shape: Shape) -> bool:
+  """Whether attention is computed by the formula at all sites."""
+  if model.attend is attention.attention:
+    return True
+  served = implementations.Served(model.attend, '')
+  S, T = shape.source_length, shape.target_length
+  return all(
+    implementations.at(served, model.config, shape.rows, queries, keys)
+    == 'the formula'
+    for queries, keys in ((S, S), (T, T), (T, S))
+  )
 
 
 def decoding_rate(
@@ -293,12 +312,12 @@ def training_flops(model: ModelConfig, shape: Shape) -> float:
   output = H * E * D * len(OUTPUT_PROJECTIONS[model.output_projection])
   of_pair = H * (score.products * K + mixing * E)
 
-  def attention(queries: int, keys: int) -> float:
+  def attended(queries: int, keys: int) -> float:
     own = queries * (query + output) + keys * (key + value)
     return own + queries * keys * of_pair
 
   feed_forward = (S + T) * 2 * D * F
-  sites = attention(S, S) + attention(T, T) + attention(T, S)
+  sites = attended(S, S) + attended(T, T) + attended(T, S)
   layers = PRODUCT * B * model.layers * (sites + feed_forward)
   logits = PRODUCT * B * T * D * shape.target_vocabulary
   maps = JOINS[model.position_join].maps
