@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import types
@@ -19,7 +18,7 @@ from orbax.checkpoint import v1
 from launch import local
 from tests.faults.place import until
 from tests.training.conftest import arrays
-from transformer_jax.config import ConfigError, MeshConfig
+from transformer_jax.config import MeshConfig
 from transformer_jax.training import hosts, sharding
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.mesh import AXES
@@ -173,6 +172,12 @@ def scores(launched, workdir, processes, devices) -> dict:
   return result
 
 
+def assert_scored_alike(found, wanted):
+  for name in ('bleu', 'chrf', 'exact', 'tokens', 'sentences', 'accuracy'):
+    assert found[name] == wanted[name], name
+  np.testing.assert_allclose(found['loss'], wanted['loss'], rtol=1e-5)
+
+
 def test_two_processes_train_save_restore_and_decode_as_one(
   launched, one, tmp_path
 ):
@@ -190,10 +195,7 @@ def test_two_processes_train_save_restore_and_decode_as_one(
   said = train(launched, two, 1, 2, *mesh)
   assert 'resumed at step 4' in said[0].log
   np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
-  found, wanted = scores(launched, two, 2, 1), scores(launched, one, 1, 1)
-  for name in ('bleu', 'chrf', 'exact', 'tokens', 'sentences', 'accuracy'):
-    assert found[name] == wanted[name], name
-  np.testing.assert_allclose(found['loss'], wanted['loss'], rtol=1e-5)
+  assert_scored_alike(scores(launched, two, 2, 1), scores(launched, one, 1, 1))
 
 
 @pytest.mark.slow
@@ -246,6 +248,7 @@ def test_four_processes_and_back(launched, one, tmp_path):
   assert 'resumed at step 5' in said[0].log
   np.testing.assert_allclose(losses(run), losses(one), rtol=1e-5)
   np.testing.assert_allclose(numbers(run, 6), numbers(one, 6), atol=1e-4)
+  assert_scored_alike(scores(launched, run, 4, 1), scores(launched, run, 1, 1))
 
 
 @pytest.mark.slow
@@ -289,133 +292,6 @@ def test_what_stops_one_that_decodes_stops_both(
   assert told in said[0] and not logs[0].with_suffix('.out').read_text()
   # Only the first speaks.
   assert started not in said[1] and 'leaving, run' not in said[1]
-
-
-def test_a_cluster_is_several_tasks_of_a_step():
-  step = {'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'n[1-2]'}
-  assert hosts.in_cluster(step | {'SLURM_NTASKS': '2'})
-  assert not hosts.in_cluster(step | {'SLURM_NTASKS': '1'})
-  assert hosts.in_cluster({'OMPI_COMM_WORLD_SIZE': '4'})
-  assert hosts.in_cluster({'TPU_WORKER_HOSTNAMES': 'a,b'})
-  assert not hosts.in_cluster({'TPU_WORKER_HOSTNAMES': 'localhost'})
-
-
-def alone(coordinator, processes, process):
-  """The options of one process."""
-  values = (coordinator, processes, process, False)
-  names = [flag.name for flag in hosts.FLAGS]
-  return types.SimpleNamespace(**dict(zip(names, values, strict=True)))
-
-
-@pytest.mark.parametrize(
-  ('coordinator', 'processes', 'process', 'told'),
-  [
-    ('here:1', 0, -1, 'given together'),
-    ('', 2, 0, 'given together'),
-    ('here:1', 2, 2, 'count from 0'),
-    ('here', 2, 0, 'HOST:PORT'),
-    ('here:door', 2, 0, 'HOST:PORT'),
-  ],
-)
-def test_flags_that_do_not_go_together(coordinator, processes, process, told):
-  with pytest.raises(ConfigError, match=told):
-    hosts.start(alone(coordinator, processes, process))
-
-
-def test_a_number_of_the_environment_is_one(monkeypatch):
-  monkeypatch.setenv('JAX_NUM_PROCESSES', 'two')
-  with pytest.raises(ConfigError, match='JAX_NUM_PROCESSES=two is not a numb'):
-    hosts.start(alone('here:1', 0, 0))
-
-
-@pytest.mark.parametrize('named', [True, False])
-def test_who_is_told_everything_asks_no_scheduler(named, monkeypatch):
-  # Of a SLURM step JAX takes one GPU a process, unless it does not ask.
-  step = {'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'n[1-2]'}
-  step |= {'SLURM_NTASKS': '2', 'SLURM_PROCID': '1', 'SLURM_LOCALID': '0'}
-  for name, value in step.items():
-    monkeypatch.setenv(name, value)
-  given = {}
-  monkeypatch.setattr(hosts, 'keep_stdout', lambda: None)
-  monkeypatch.setattr(jax.distributed, 'initialize', given.update)
-  hosts.start(alone('here:1', 2, 1) if named else alone('', 0, -1))
-  if named:
-    assert given['cluster_detection_method'] == 'deactivate'
-    assert given['coordinator_address'] == 'here:1'
-  else:
-    assert not {'cluster_detection_method', 'process_id'} & set(given)
-
-
-# Would wait for two seconds only, and is refused as every program is.
-IMPATIENT = """
-import sys, types
-from transformer_jax.config import ConfigError
-from transformer_jax.training import hosts
-hosts.WAIT_SECONDS = 2
-address, process = sys.argv[1:]
-values = (address, 2, int(process), False)
-names = [flag.name for flag in hosts.FLAGS]
-try:
-  hosts.start(types.SimpleNamespace(**dict(zip(names, values))))
-except ConfigError as error:
-  print(error, file=sys.stderr)
-  sys.exit(2)
-"""
-
-
-def impatient(address, process):
-  """The end of a process whose other never comes: its code and its lines."""
-  ended = subprocess.run(
-    [sys.executable, '-c', IMPATIENT, address, str(process)],
-    cwd=ROOT,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-  return ended.returncode, ended.stderr.splitlines()
-
-
-def test_a_taken_port_is_refused():
-  with socket.create_server(('127.0.0.1', 0)) as other:
-    port = other.getsockname()[1]
-    code, told = impatient(f'127.0.0.1:{port}', 0)
-  assert (code, len(told)) == (2, 1), told
-  assert told[0].startswith(f'port {port} of this machine cannot be taken')
-
-
-def test_who_waits_in_vain_says_for_whom():
-  address = f'127.0.0.1:{local.free_port()}'
-  code, told = impatient(address, 0)
-  assert (code, len(told)) == (1, 2), told
-  assert told[0].startswith(f'waiting for all 2 processes at {address}')
-  assert 'not all other processes came within 2 s; process 0' in told[1]
-  code, told = impatient(address, 1)
-  assert (code, len(told)) == (1, 1), told
-  assert f'nobody answers at {address} within 2 s' in told[0]
-
-
-@pytest.mark.parametrize(
-  ('environment', 'flags'),
-  [
-    # As Open MPI 5 has it: without the address that JAX looks for.
-    ({'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_COMM_WORLD_RANK': '0'}, []),
-    ({}, ['--distributed.detect']),
-  ],
-)
-def test_who_is_not_found_is_asked_for(environment, flags, tmp_path):
-  words = [sys.executable, '-m', 'experiments.train', '--preset=test']
-  ended = subprocess.run(
-    [*words, f'--workdir={tmp_path}/run', *flags],
-    cwd=ROOT,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu', **environment},
-    capture_output=True,
-    text=True,
-  )
-  assert ended.returncode == 2
-  assert ended.stderr.count('\n') == 1
-  assert 'does not find the other processes' in ended.stderr
-  assert '.coordinator, --distributed.processes and --dist' in ended.stderr
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ wrong flag is answered at once.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import os
@@ -227,6 +228,7 @@ def agreed(value: int) -> int:
   """The first process decides for all of them."""
   if not several():
     return value
+  meet_once()
   import numpy as np
   from jax.experimental import multihost_utils
 
@@ -236,8 +238,8 @@ def agreed(value: int) -> int:
 def meet() -> None:
   """All processes come here before one of them goes on.
 
-  Each compiles at its own pace, one from the cache and another not, and in a
-  collective of CPUs nobody is waited for longer than 30 s.
+  Each compiles at its own pace, one from the cache and another not, and in the
+  first collective of a group of CPUs nobody is waited for longer than 30 s.
   """
   if several():
     # It has no public name.
@@ -245,6 +247,12 @@ def meet() -> None:
 
     client: Any = distributed.global_state.client
     client.wait_at_barrier(f'meeting {next(_meetings)}', MEET_SECONDS * 1000)
+
+
+@functools.cache
+def meet_once() -> None:
+  """Before the first collective of all; in later ones all are waited for."""
+  meet()
 
 
 def shared(file: IO[bytes]) -> IO[bytes]:
