@@ -121,6 +121,33 @@ def test_a_signal_saves_and_leaves(
   assert handlers == [signal.getsignal(number)]
 
 
+@pytest.mark.parametrize(
+  ('when', 'step'), [('start_or_resume', 0), ('admitted_steps', 8)]
+)
+def test_a_signal_in_the_set_up_leaves_before_the_first_call(
+  train, unbroken, tmp_path, monkeypatch, when, step
+):
+  if step:
+    assert train(train__steps=step)[0] == 0
+  act = getattr(loop, when)
+
+  def signalled(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return act(*arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, when, signalled)
+    if when == 'start_or_resume':  # Nor is anything compiled.
+      patch.setattr(loop, 'admitted_steps', None)
+    patch.setattr(loop, 'stacked', None)
+    code, err = train()
+  assert code == 75
+  told = f'saved at step {step}' if step else 'before step 1'
+  assert f'stopped by a signal, {told}\n' in err
+  assert train()[0] == 0
+  assert_same_run(tmp_path / 'run', unbroken)
+
+
 @pytest.fixture
 def in_evaluation(monkeypatch):
   """(step, action): `action()` once, in the evaluation of `step`."""

@@ -161,12 +161,14 @@ def go_on(
   compiling: Compiling = contextlib.nullcontext,
 ) -> int:
   """Steps from `state` to the end, or to a signal."""
-  config = run.config
+  config, step = run.config, int(state.step)
+  if stop():
+    return preempted(run, step)
   steps = admitted_steps(run, state, compiling)
   key, traced = run_key(config), numbers(config)
-  stop()  # A sign of life: the first call may compile another shape.
+  if stop():  # And a sign of life: the first call may compile another shape.
+    return preempted(run, step)
   evaluate = evaluation(run, stop, bleu)
-  step = int(state.step)
   if owes_evaluation(run, step):
     try:
       evaluate_saved(run, state, evaluate)
@@ -214,7 +216,8 @@ def go_on(
 
 def preempted(run: Run, step: int) -> int:
   run.checkpoints.wait()
-  run.progress.say(f'stopped by a signal, saved at step {step}')
+  saved = f'saved at step {step}' if step else 'before step 1'
+  run.progress.say(f'stopped by a signal, {saved}')
   return PREEMPTED
 
 
