@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import os
 import types
 
@@ -185,3 +186,62 @@ def test_a_program_that_its_compiler_refuses_is_refused(monkeypatch):
     preflight.predict(
       config(), vocabulary=16, length=16, devices=jax.devices()[:1]
     )
+
+
+def prediction():
+  """Of a step on eight v5e that is bound by its memory."""
+  estimate = fit.Estimate(
+    params=fit.GIB // 4,
+    optimizer=fit.GIB // 2,
+    activations=fit.GIB,
+    peak=7 * fit.GIB // 4,
+    flops=19.7e12,
+    moved=163.8e9,
+    exchanges={'all-reduce': (3, 5e9), 'all-gather': (1, 1e6)},
+  )
+  kind = 'TPU v5 lite'
+  room = fit.Room(7 * fit.GIB, kind, 0.0, {'data': 4, 'fsdp': 2}, Config())
+  return preflight.Prediction(estimate, 50_000, fit.DEVICES[kind], room)
+
+
+ROWS = {
+  'devices': '8 x TPU v5 lite',
+  'batch': '50,000 tokens of each side',
+  'parameters': '0.250 GiB',
+  'optimizer': '0.500 GiB',
+  'activations': '1.000 GiB',
+  'peak memory': '1.750 GiB of 7.0 (25%)',
+  'products': '19.700 TFLOP',
+  'memory traffic': '152.55 GiB',
+  'all-gather': '1 x, 1.0 MB sent',
+  'all-reduce': '3 x, 5,000.0 MB sent',
+  # 19.7 of 197 TFLOP/s, 163.8 of 819 GB/s, 5.001 of 100 GB/s.
+  'roofline': '200.00 ms a step, bound by memory (compute 100.00, memory '
+  '200.00, network 50.01)',
+  'at most': '250,000 target tokens/s',
+  'MFU at most': '50%',
+  # 9,000 steps of 0.2 s on eight chips.
+  'at least': '4.0 chip-hours for 9,000 steps',
+}
+
+
+def test_what_is_printed_of_a_prediction():
+  own = config(train__steps=9000)
+  assert program.rows(own, prediction()) == list(ROWS.items())
+  unknown = prediction()._replace(device=None)
+  *before, last = program.rows(own, unknown)
+  assert dict(before) == dict(list(ROWS.items())[:10])
+  assert last == ('roofline', 'no published rates of TPU v5 lite')
+
+
+@pytest.mark.parametrize('json_too', [False, True])
+def test_a_prediction_is_a_table_or_a_line(json_too, monkeypatch, capsys):
+  monkeypatch.setattr(preflight, 'predict', lambda *_, **__: prediction())
+  own = config(train__steps=9000)
+  assert program.main(own, program_options(json=json_too)) == 0
+  told = capsys.readouterr().out
+  if json_too:
+    assert told.count('\n') == 1 and json.loads(told) == ROWS
+  else:
+    shown = [f'{name:<14}  {value}\n' for name, value in ROWS.items()]
+    assert told == ''.join(shown)
