@@ -157,6 +157,14 @@ def test_manifests_respect_exit_codes(path):
         assert rule['onExitCodes']['containerName'] in containers
 
 
+def test_a_crash_of_all_hosts_of_a_jobset_is_one_restart():
+  found = rendered(LAUNCH / 'kubernetes' / 'train.yaml')
+  (job,) = jobs(found)
+  # Each pod of them fails: a limit above 0 would count them one by one.
+  assert job['backoffLimit'] == 0
+  assert found['spec']['failurePolicy']['maxRestarts'] == 3
+
+
 def test_the_hosts_of_a_jobset_find_the_first(monkeypatch):
   found = rendered(LAUNCH / 'kubernetes' / 'train.yaml')
   (job,) = found['spec']['replicatedJobs']
