@@ -15,6 +15,7 @@ retries.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -34,6 +35,7 @@ from transformer_jax.training.guard import FINISHED, PREEMPTED
 
 REFUSED = 2  # exit code: something has to be corrected first
 LONGEST_PAUSE = 60.0  # seconds between two attempts
+LAST_WORDS_SECONDS = 5.0
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
@@ -182,37 +184,55 @@ def open_logs(folder: pathlib.Path) -> None:
 
 
 def _copy(source: int, log: pathlib.Path) -> None:
-  """What a process says: to its log, and to this program's stderr."""
+  """What a process says: to its log, and to this program's stderr.
+
+  Where one of them takes no more, the other does, and the process is not held
+  up by a pipe that nobody empties.
+  """
   with open(log, 'ab') as file:
     while data := os.read(source, 1 << 16):
-      file.write(data)
-      file.flush()
-      os.write(2, data)
+      for sink in (file.fileno(), 2):
+        with contextlib.suppress(OSError):
+          _put(sink, data)
   os.close(source)
 
 
-def start(command: Command, *, shown: bool) -> subprocess.Popen:
-  environment = os.environ | command.environment
-  if not shown:
-    with open(command.log, 'ab') as log:
-      return subprocess.Popen(
-        command.words,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-      )
+def _put(sink: int, data: bytes) -> None:
+  """All of it: a write may take a part."""
+  while data:
+    data = data[os.write(sink, data) :]
+
+
+def start(command: Command) -> subprocess.Popen:
+  """A process that writes to its log alone."""
+  with open(command.log, 'ab') as log:
+    return subprocess.Popen(
+      command.words,
+      env=os.environ | command.environment,
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=log,
+      start_new_session=True,
+    )
+
+
+def start_shown(
+  command: Command,
+) -> tuple[subprocess.Popen, threading.Thread]:
+  """A process, and who copies what it says to its log and the terminal."""
   reader, writer = os.pipe()
   process = subprocess.Popen(
-    command.words, env=environment, stderr=writer, start_new_session=True
+    command.words,
+    env=os.environ | command.environment,
+    stderr=writer,
+    start_new_session=True,
   )
   os.close(writer)
   copying = threading.Thread(
     target=_copy, args=(reader, command.log), daemon=True
   )
   copying.start()
-  return process
+  return process, copying
 
 
 def _wait(processes: Sequence[subprocess.Popen], grace: float) -> int:
@@ -247,9 +267,14 @@ def run_once(
 ) -> int:
   """All of them, to their end: 0, or the exit code of the first that failed."""
   processes: list[subprocess.Popen] = []
+  copying = None
   try:
     for rank, command in enumerate(commands):
-      processes.append(start(command, shown=shown and rank == 0))
+      if shown and rank == 0:
+        process, copying = start_shown(command)
+      else:
+        process = start(command)
+      processes.append(process)
     stop.add(processes)
     return _wait(processes, grace)
   finally:
@@ -258,6 +283,9 @@ def run_once(
       if process.poll() is None:
         process.kill()
       process.wait()
+    if copying is not None:
+      # What it said last; longer, and a child of it holds the pipe.
+      copying.join(LAST_WORDS_SECONDS)
 
 
 def meaning(code: int) -> str:

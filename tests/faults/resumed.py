@@ -53,7 +53,7 @@ def run(
       devices=devices,
       platform='cpu',
     ):
-      started.append(local.start(rank, shown=False))
+      started.append(local.start(rank))
     if kill_at:
       place = Place(folder, 0, folder)
       until(started[-1], lambda: place.latest() >= kill_at, HOURS)

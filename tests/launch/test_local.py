@@ -59,6 +59,41 @@ def test_the_others_have_time_to_leave_by_themselves(commands, tmp_path):
   assert (tmp_path / 'logs' / '1.log').read_text() == 'left\n'
 
 
+def test_the_last_words_of_the_first_are_waited_for(
+  commands, tmp_path, monkeypatch, capfd
+):
+  copy = local._copy
+  late = lambda *own: (time.sleep(0.2), copy(*own))  # noqa: E731
+  monkeypatch.setattr(local, '_copy', late)
+  said = commands('import sys; print("last", file=sys.stderr)')
+  assert local.run_once(said, local.Stop(), grace=60.0, shown=True) == 0
+  assert (tmp_path / 'logs' / '0.log').read_text() == 'last\n'
+  assert capfd.readouterr().err == 'last\n'
+
+
+@pytest.mark.parametrize('lost', ['terminal', 'log'])
+def test_what_takes_no_more_holds_nobody_up(lost, commands, capfd):
+  # More than a pipe holds.
+  (command,) = commands('import sys; sys.stderr.write("x" * 300_000)')
+  if lost == 'log':
+    command = command._replace(log=pathlib.Path('/dev/full'))
+  kept, (reader, gone) = os.dup(2), os.pipe()
+  os.close(reader)
+  try:
+    if lost == 'terminal':
+      os.dup2(gone, 2)
+    process, copying = local.start_shown(command)
+    assert process.wait(timeout=60) == 0
+    copying.join(60)
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(gone)
+  err = capfd.readouterr().err
+  heard = command.log.read_text() if lost == 'terminal' else err
+  assert heard == 'x' * 300_000
+
+
 def attempts(*codes, retries=9):
   """Exit code and number of attempts of a program with these exit codes."""
   left = list(codes)
