@@ -1,6 +1,8 @@
 """Probes against closed forms, by hand, and against a direct gradient."""
 
 import functools
+import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +10,16 @@ import numpy as np
 import pytest
 
 from experiments.presets import PRESETS
+from tests.ablation.small import changed
 from transformer_jax.ablation import probes
+from transformer_jax.ablation.probing import Probing
 from transformer_jax.ablation.study import PROBES
 from transformer_jax.config import Config
 from transformer_jax.data.batches import Batch
 from transformer_jax.fields import override
 from transformer_jax.nn import attention, randomness, watch
 from transformer_jax.nn.transformer import Transformer, with_statistics
+from transformer_jax.training.population import Member
 from transformer_jax.training.state import initial_state, numbers
 
 V = 12
@@ -276,3 +281,22 @@ def test_other_models_are_probed_too(changes, kept):
   for site in found.values():
     assert len(set(probes.PROJECTIONS) & set(site)) == kept
     assert all(np.all(np.isfinite(value)) for value in site.values())
+
+
+def test_what_was_seen_is_cut_back_and_what_is_lost_is_said(tmp_path):
+  corpus: Any = None
+  probing = Probing(changed(probes=()), [Member(Config(), tmp_path)], corpus)
+  path = tmp_path / 'probes.jsonl'
+  path.write_text('as of another study')
+  assert probing.cut_back(0, [0, 4]) == '' and path.read_text() != ''
+  probing.names = ('entropy',)
+  rows = [json.dumps(dict(step=step, sites={})) for step in (0, 4, 8)]
+  # After a kill a step stands twice, or in part.
+  path.write_text('\n'.join([*rows, rows[2], '3', rows[2][:9]]))
+  assert probing.cut_back(0, [0, 4]) == ''
+  assert path.read_text().splitlines() == rows[:2]
+  path.write_bytes(b'\xff' + path.read_bytes())
+  assert probing.cut_back(0, [0, 4]) == 'probes.jsonl'
+  path.unlink()
+  assert probing.cut_back(0, [0]) == 'probes.jsonl'
+  assert probing.cut_back(0, []) == '' and path.read_text() == ''

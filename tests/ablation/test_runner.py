@@ -23,6 +23,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import studies
 from experiments.presets import PRESETS
+from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import (
   checks,
   declaration,
@@ -213,6 +214,57 @@ def test_stopped_and_damaged_ends_the_same(study, whole, tmp_path, capsys):
   assert runner.run(job(study, folder)) == 0
   assert 'does not match its sum; it is run again' in capsys.readouterr().err
   assert tables(folder) == tables(whole)
+
+
+@pytest.fixture(scope='module')
+def between(study, tmp_path_factory):
+  """A study that was killed when one result of its batch was written."""
+  folder = tmp_path_factory.mktemp('studies') / 'between'
+  write = results_lib.write_result
+
+  def dies(folder, cell, body):
+    if list(folder.rglob('result.json')):
+      raise InterruptedError
+    write(folder, cell, body)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(results_lib, 'write_result', dies)
+    with pytest.raises(InterruptedError):
+      runner.run(job(study, folder))
+  return folder
+
+
+@pytest.mark.parametrize(
+  'name, said',
+  [
+    pytest.param('', 'resumed at step 6', marks=pytest.mark.slow),
+    ('result.json', 'metrics.jsonl is damaged: all that is trained with it'),
+  ],
+)
+def test_a_kill_between_two_results(
+  study, whole, between, tmp_path, capsys, name, said
+):
+  folder = tmp_path / 'again'
+  shutil.copytree(between, folder)
+  if name:
+    (damaged,) = folder.rglob(name)
+    damaged.write_text('{')
+  assert runner.run(job(study, folder)) == 0
+  text = capsys.readouterr().err
+  assert said in text and ('damaged' in text) == ('damaged' in said)
+  assert tables(folder) == tables(whole)
+
+
+@pytest.mark.parametrize('text', ['{', '3', '[3]'])
+def test_a_damaged_list_of_members_counts_as_none(study, tmp_path, text):
+  chunk = runner.chunks(cells_lib.cells(study, range(2), None))[0]
+  path = tmp_path / 'members.json'
+  path.write_text(text)
+  part = chunk.cells[1:]
+  assert runner._trained_together(tmp_path, chunk, part) == list(part)
+  assert json.loads(path.read_text()) == [cell.identity for cell in part]
+  # It is whole now: who is still to be written was trained with the others.
+  assert runner._trained_together(tmp_path, chunk, part[1:]) == list(part)
 
 
 def test_a_batch_held_elsewhere_is_not_waited_for(tmp_path):

@@ -2,8 +2,10 @@
 
 import functools
 import pathlib
+import shutil
 import signal
 import types
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +63,7 @@ def nobody(**others) -> Watcher:
   silent = dict(
     stop=lambda: 0,
     evaluated=lambda step, n, params: None,
+    cut_back=lambda n, steps: '',
     progress=lambda steps: None,
     say=lambda text: None,
   )
@@ -245,18 +248,32 @@ def lines(folder):
   ]
 
 
-def test_loop_stopped_anywhere_gives_the_unbroken_results(
-  configs, corpus, tmp_path
-):
-  seen = []
-  whole = results(
+class Whole(NamedTuple):
+  """An unbroken run: its folder, outcomes, and what its watcher was told."""
+
+  folder: pathlib.Path
+  outcomes: list[replicas.Outcome]
+  seen: list[tuple[int, int]]
+
+
+@pytest.fixture(scope='module')
+def unbroken(configs, corpus, tmp_path_factory):
+  folder, seen = tmp_path_factory.mktemp('unbroken'), []
+  found = results(
     configs,
     corpus,
-    tmp_path / 'whole',
+    folder,
     evaluated=lambda step, n, params: seen.append((step, n)),
   )
-  assert whole is not None
-  assert seen == [(step, n) for step in (0, 8, 16, 24) for n in range(3)]
+  assert found is not None
+  return Whole(folder, found, seen)
+
+
+def test_loop_stopped_anywhere_gives_the_unbroken_results(
+  configs, corpus, tmp_path, unbroken
+):
+  whole = unbroken.outcomes
+  assert unbroken.seen == [(s, n) for s in (0, 8, 16, 24) for n in range(3)]
   said, calls = [], []
 
   def stop():
@@ -271,13 +288,70 @@ def test_loop_stopped_anywhere_gives_the_unbroken_results(
     tries += 1
   assert tries == 3
   assert [line for line in said if 'resumed' in line]
-  assert lines(broken) == lines(tmp_path / 'whole')
+  assert lines(broken) == lines(unbroken.folder)
   assert [x.scores for x in found] == [x.scores for x in whole]
   assert {x.diverged_step for x in found} == {None}
   assert whole[0].memory > 0 and whole[0].step_seconds > 0
   assert whole[0].parameters == sum(
     x.size for x in leaves(lone(configs[0], corpus, 0).params)
   )
+
+
+def test_a_record_with_a_hole_begins_again(configs, corpus, tmp_path, capsys):
+  calls, asked = [], []
+
+  def stop():
+    calls.append(0)
+    return signal.SIGTERM * (len(calls) == 5)
+
+  def resume(**watching):
+    part = Population(members(configs, tmp_path), corpus, HERE, room=4)
+    folder = tmp_path / 'population' / replicas._name(part)
+    run = replicas._Run(part, folder, nobody(**watching), first=0)
+    return run.step_of(run.start_or_resume())
+
+  def cut_back(n, steps):
+    asked.append((n, steps))
+    return 'probes.jsonl' if n == 1 and steps else ''
+
+  assert results(configs, corpus, tmp_path, stop=stop) is None
+  saved = tmp_path / 'saved'
+  shutil.copytree(tmp_path / 'population', saved)
+  kept, step = lines(tmp_path), resume()
+  assert step > 8 and lines(tmp_path) == kept
+  path = tmp_path / '1' / 'metrics.jsonl'
+  path.write_text('{"step":' + path.read_text())
+  assert resume() == 0
+  assert lines(tmp_path) == [[]] * 3
+  assert not any((tmp_path / 'population').iterdir())
+  text = f'warning: {path} is damaged: all that is trained with it begins again'
+  assert text in capsys.readouterr().err
+  shutil.copytree(saved, tmp_path / 'population', dirs_exist_ok=True)
+  for n, whole in enumerate(kept):
+    (tmp_path / str(n) / 'metrics.jsonl').write_text('\n'.join(whole))
+  assert resume(cut_back=cut_back) == 0
+  assert asked == [(0, [0, 8]), (1, [0, 8]), (0, []), (1, []), (2, [])]
+  assert '1/probes.jsonl is damaged' in capsys.readouterr().err
+
+
+def test_members_of_parts_keep_their_numbers(
+  configs, corpus, tmp_path, unbroken, monkeypatch
+):
+  def split(members, *_, **__):
+    parts = members[:2], members[2:]
+    return [Population(part, corpus, HERE, room=4) for part in parts]
+
+  monkeypatch.setattr(population, 'split', split)
+  seen = []
+  found = results(
+    configs,
+    corpus,
+    tmp_path,
+    evaluated=lambda step, n, params: seen.append((step, n)),
+  )
+  assert found is not None
+  assert sorted(seen) == sorted(unbroken.seen)
+  assert lines(tmp_path) == lines(unbroken.folder)
 
 
 def test_time_is_of_the_steps_alone(configs, corpus, tmp_path, monkeypatch):

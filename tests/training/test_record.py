@@ -66,6 +66,14 @@ def test_a_half_written_line_is_not_there(metrics, tmp_path, left):
   )
 
 
+@pytest.mark.parametrize('line', [b'3', b'\xff{}', b'{"split": "train"}'])
+def test_lines_end_at_the_first_that_is_damaged(metrics, tmp_path, line):
+  path = tmp_path / 'metrics.jsonl'
+  first, second, *rest = path.read_bytes().splitlines(True)
+  path.write_bytes(b''.join([first, second, line, b'\n', *rest]))
+  assert [line['step'] for line in metrics.lines()] == [4, 8]
+
+
 def test_metrics_of_no_run():
   assert list(record.Metrics(record.pathlib.Path('/nowhere')).lines()) == []
 

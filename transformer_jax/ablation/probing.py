@@ -1,5 +1,6 @@
 """Probes of a study's runs while they train: why, beside what."""
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation.study import Study
 from transformer_jax.data.batches import Corpus
 from transformer_jax.nn.transformer import Transformer
@@ -44,7 +46,7 @@ class Probing:
     )
 
   def look(self, step: int, n: int, weights: Any) -> None:
-    """To probes.jsonl; a step that was repeated after a kill stands twice."""
+    """To probes.jsonl."""
     if not self.names:
       return
     from transformer_jax.ablation.probes import probe
@@ -63,18 +65,32 @@ class Probing:
     with open(path, 'a', encoding='utf-8') as file:
       file.write(json.dumps(dict(step=step, sites=kept)) + '\n')
 
+  def cut_back(self, n: int, steps: Sequence[int]) -> str:
+    """Keep what was seen at these steps; PROBES if it lacks one, else ''."""
+    if not self.names:
+      return ''
+    rows = self._rows(n)
+    kept = [dict(step=at, sites=rows[at]) for at in steps if at in rows]
+    text = ''.join(json.dumps(row) + '\n' for row in kept)
+    folder_lib.write_text(self.members[n].folder / PROBES, text)
+    return PROBES * (len(kept) < len(steps))
+
   def series(self, n: int) -> dict[str, Any]:
     """{site: {probe: series}}, over the steps that were looked at."""
     if not self.names:
       return {}
     from transformer_jax.ablation.probes import over_training
 
+    return over_training(sorted(self._rows(n).items()))
+
+  def _rows(self, n: int) -> dict[int, Any]:
+    """{step: {site: values}}, of every line that is whole."""
     path = self.members[n].folder / PROBES
-    by_step: dict[int, Any] = {}
-    for line in path.read_text(encoding='utf-8').splitlines():
-      try:
-        row = json.loads(line)
-      except ValueError:  # Cut short by a kill, and written again after it.
-        continue
-      by_step[row['step']] = row['sites']
-    return over_training(sorted(by_step.items()))
+    rows: dict[int, Any] = {}
+    if path.exists():
+      text = path.read_text(encoding='utf-8', errors='replace')
+      for line in text.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+          row = json.loads(line)
+          rows[row['step']] = row['sites']
+    return rows

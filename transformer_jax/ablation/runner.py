@@ -8,8 +8,8 @@ a time, by a lock that dies with it; what is done is what has a whole result.
 import contextlib
 import functools
 import hashlib
-import json
 import pathlib
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -267,12 +267,10 @@ def _held(job: Job, chunk: Chunk) -> Iterator[bool]:
   place = job.folder / 'populations' / chunk.name
   place.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:
-    try:
-      held = lock.held(place, stale=job.stale, watch=False)
-      stack.enter_context(held)
+    mine = False
+    with contextlib.suppress(ConfigError):
+      stack.enter_context(lock.held(place, stale=job.stale, watch=False))
       mine = True
-    except ConfigError:
-      mine = False
     yield mine
 
 
@@ -321,6 +319,7 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
     watcher=Watcher(
       stop=job.stop,
       evaluated=look,
+      cut_back=probing.cut_back,
       progress=job.screen.steps,
       say=job.screen.say,
     ),
@@ -348,8 +347,10 @@ def _trained_together(
   still to be written.
   """
   path = place / 'members.json'
-  if path.exists():
-    names = json.loads(path.read_text(encoding='utf-8'))
+  names: Any = None
+  with contextlib.suppress(ConfigError):
+    names = folder_lib.read_json(path)
+  if isinstance(names, list):
     before = [cell for cell in chunk.cells if cell.identity in names]
     if set(pending) <= set(before):
       return before
@@ -360,11 +361,12 @@ def _trained_together(
 def _member_folder(
   job: Job, place: pathlib.Path, cell: Cell, pending: Sequence[Cell]
 ) -> pathlib.Path:
-  """The cell's; one that has its result is not written to again."""
+  """The cell's; of one that has its result, a copy to be written to."""
   if cell in pending:
     return results_lib.begin(job.folder, job.study, cell)
   scratch = place / 'done' / cell.identity
-  scratch.mkdir(parents=True, exist_ok=True)
+  done = folder_lib.cell_folder(job.folder, cell)
+  shutil.copytree(done, scratch, dirs_exist_ok=True)
   return scratch
 
 

@@ -162,8 +162,10 @@ def describe(
 class Metrics:
   """metrics.jsonl: one object a line, each (step, split) once."""
 
+  NAME = 'metrics.jsonl'
+
   def __init__(self, folder: pathlib.Path):
-    self._path = folder / 'metrics.jsonl'
+    self._path = folder / self.NAME
 
   def cut_back(self, step: int, *, without: str = '') -> None:
     """Forget what was written after `step`, the one that was restored.
@@ -183,14 +185,18 @@ class Metrics:
       write_atomically(self._path, text)
 
   def lines(self) -> Iterator[dict[str, Any]]:
-    """Whole lines; one that a kill cut short is not there."""
+    """Lines up to the first that is not whole, as a kill leaves one."""
     if not self._path.exists():
       return
-    for line in self._path.read_text(encoding='utf-8').splitlines():
+    text = self._path.read_text(encoding='utf-8', errors='replace')
+    for line in text.splitlines():
       try:
-        yield json.loads(line)
+        body = json.loads(line)
       except ValueError:
         return
+      if not (isinstance(body, dict) and {'step', 'split'} <= body.keys()):
+        return
+      yield body
 
   def append(
     self, rows: Sequence[tuple[int, str, Mapping[str, float | str]]]

@@ -7,6 +7,7 @@ import hashlib
 import math
 import pathlib
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -56,12 +57,15 @@ class Watcher(NamedTuple):
 
   stop: whether to save and leave.
   evaluated: (step, member's number, its weights), also before the first step.
+  cut_back: (member's number, steps): what was written at other steps than
+    these is forgotten; the name of a file that lacks one of them, or ''.
   progress: (steps that members made since the last call).
   say: a line that stays.
   """
 
   stop: Callable[[], int]
   evaluated: Callable[[int, int, Any], None]
+  cut_back: Callable[[int, Sequence[int]], str]
   progress: Callable[[int], None]
   say: Say
 
@@ -106,7 +110,8 @@ def train(
     )
   outcomes = []
   for part in parts:
-    found = _Run(part, folder / _name(part), watcher).to_the_end()
+    run = _Run(part, folder / _name(part), watcher, first=len(outcomes))
+    found = run.to_the_end()
     if found is None:
       return None
     outcomes += found
@@ -132,9 +137,15 @@ class _Run:
   """One population on its way."""
 
   def __init__(
-    self, part: Population, folder: pathlib.Path, watcher: Watcher
+    self,
+    part: Population,
+    folder: pathlib.Path,
+    watcher: Watcher,
+    *,
+    first: int,
   ) -> None:
-    self.part = part
+    """Reads nothing yet; first: the number of its first member among all."""
+    self.part, self.first = part, first
     self.folder = folder
     self.watcher = watcher
     self.metrics = [record.Metrics(member.folder) for member in part.members]
@@ -144,26 +155,63 @@ class _Run:
     self.timed = 0
 
   def start_or_resume(self) -> Members:
-    checkpoints = self.checkpoints
-    members: Members | None = None
-    if checkpoints.begun():
-      if checkpoints.good(1):
-        members = checkpoints.restore(self.part.shapes())
-      else:
-        # Results are made of what is trained here, so beginning again is safe.
-        self.watcher.say(f'no good checkpoint in {self.folder}: from step 0')
-        shutil.rmtree(self.folder)
-    if members is None:
-      members = self.part.fresh()
-    else:
+    members = self.resumed()
+    if members is not None:
       self.watcher.say(f'resumed at step {self.step_of(members)}')
-    step = self.step_of(members)
-    for n, marked in enumerate(np.asarray(members.diverged_R).tolist()):
-      if n < len(self.diverged):
-        self.diverged[n] = marked or None
-    for metrics in self.metrics:
-      metrics.cut_back(step)
+      return members
+    if self.checkpoints.begun():
+      # Results are made of what is trained here, so beginning again is safe.
+      shutil.rmtree(self.folder)
+    self.diverged = [None] * len(self.part.members)
+    for n in range(len(self.part.members)):
+      self.cut_back(n, -1)
+    return self.part.fresh()
+
+  def resumed(self) -> Members | None:
+    """From the newest checkpoint; None where there is nothing to go on from."""
+    if not self.checkpoints.begun():
+      return None
+    if not self.checkpoints.good(1):
+      self.watcher.say(f'no good checkpoint in {self.folder}: from step 0')
+      return None
+    members = self.checkpoints.restore(self.part.shapes())
+    step, marked_R = self.step_of(members), np.asarray(members.diverged_R)
+    for n, member in enumerate(self.part.members):
+      self.diverged[n] = int(marked_R[n]) or None
+      if lost := self.cut_back(n, step):
+        print(
+          f'warning: {member.folder / lost} is damaged: all that is trained '
+          'with it begins again',
+          file=sys.stderr,
+        )
+        return None
     return members
+
+  def cut_back(self, n: int, step: int) -> str:
+    """Forget what a member wrote after a step; what it lost of before, or ''.
+
+    Args:
+      n: its number in this population.
+      step: the last one that counts; -1: none does.
+    """
+    train, ends = self.part.train, self.diverged[n] or math.inf
+    self.metrics[n].cut_back(step)
+    every = {'train': train.log_every, 'validation': train.evaluate_every}
+    if self.diverged[n]:
+      # The last of its losses on validation may have been no number.
+      del every['validation']
+    due = {
+      (at, split)
+      for split, steps in every.items()
+      for at in range(steps, step + 1, steps)
+      if at < ends
+    }
+    if due - {(x['step'], x['split']) for x in self.metrics[n].lines()}:
+      return record.Metrics.NAME
+    seen = range(0, step + 1, train.evaluate_every)
+    return self.watcher.cut_back(
+      self.first + n, [at for at in seen if at < ends]
+    )
 
   def step_of(self, members: Members) -> int:
     """Of those that go on, which are all at one step."""
@@ -260,7 +308,8 @@ class _Run:
 
   def tell(self, step: int, members: Members) -> None:
     for n in self.alive():
-      self.watcher.evaluated(step, n, self.part.weights(members, n))
+      weights = self.part.weights(members, n)
+      self.watcher.evaluated(step, self.first + n, weights)
 
   def outcomes(self, members: Members) -> list[Outcome]:
     """Of every member, after the last step."""
