@@ -1,6 +1,7 @@
 """The formula of FLOPs against the program, and every figure of a cost."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import pytest
@@ -95,7 +96,7 @@ def test_xla_counts_the_formula_also_where_blocks_serve(monkeypatch):
     batch = cost.full_batch(shape)
     arguments = state, batch, randomness.seed_key(0), numbers(config)
     step = jax.jit(train_step(config, model)).lower(*cost.abstract(arguments))
-    compiled = step.compile()
+    compiled: Any = step.compile()
     found[name] = (
       cost.xla_flops(model, config, shape, compiled),
       compiled.cost_analysis()['flops'],

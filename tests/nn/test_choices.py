@@ -94,7 +94,7 @@ def test_batch_norm_in_training_sees_batch_mates_and_the_future():
 
 
 def test_batch_norm_is_its_running_moments_once_they_have_come():
-  """Many steps on one batch: evaluation gives what training gave."""
+  """A study's steps on one batch: evaluation gives what training gave."""
   model, weights = model_of(**{'model.norm': 'batch'})
 
   @jax.jit
@@ -104,7 +104,7 @@ def test_batch_norm_is_its_running_moments_once_they_have_come():
     )
     return found, {**weights, **changed}
 
-  for _ in range(1200):
+  for _ in range(100):
     found, weights = pass_on(weights)
   evaluated = model.apply(variables(weights), *BATCH)
   real_BT = BATCH.target_BT != 0

@@ -92,7 +92,7 @@ def test_moments_are_of_real_tokens():
   np.testing.assert_allclose(found.variance_D, [8 / 3], rtol=1e-6)
   old = norms.Moments(jnp.array([1.0]), jnp.array([1.0]))
   after = norms.running(old, found, real_BT)
-  np.testing.assert_allclose(after.mean_D, [1 + 0.01 * 2], rtol=1e-6)
+  np.testing.assert_allclose(after.mean_D, [1 + 0.1 * 2], rtol=1e-6)
   nothing = jnp.zeros_like(real_BT)
   still = norms.running(old, norms.moments(x_BTD, nothing), nothing)
   np.testing.assert_array_equal(still, old)
