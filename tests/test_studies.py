@@ -413,11 +413,23 @@ def test_arms_of_a_study_are_computed_in_one_way():
   """The default study's by the formula, whose bits its report has."""
   study = studies.load(studies.DEFAULT)
   pairs = cells.shared_pairs(study, 'cpu')
-  said = runner.one_way(study, pairs)
-  assert pairs and said.endswith('of every arm: the formula')
+  said = cells.computed_by(study, 'cpu')
+  assert pairs and 'of every arm: the formula; alone, not all' in said
   longer = checks.with_overrides(study, {'data.max_tokens': 1024})
-  assert runner.one_way(longer, pairs).endswith('blocks beyond')
-  assert cells.shared_pairs(studies.load('masking'), 'cpu') == 0
+  assert 'blocks beyond; alone' in cells.computed_by(longer, 'cpu')
+
+
+def test_what_serves_all_arms_alike_is_said_with_its_reason():
+  study = studies.load('masking')
+  assert cells.shared_pairs(study, 'cpu') == 0
+  said = cells.computed_by(study, 'gpu')
+  assert 'of every arm: the formula up to' in said
+  assert said.endswith('cuDNN takes no float32')
+  dropped = study_lib.Arm('dropped', {'model.attention_dropout': 0.1})
+  study = dataclasses.replace(study, arms=(*study.arms, dropped))
+  said = cells.computed_by(study, 'gpu')
+  assert 'takes no float32 (masked, unmasked, hardly trained); ' in said
+  assert said.endswith('fused attention has no dropout (dropped)')
 
 
 def test_studies_of_the_softmax_keep_every_probe():

@@ -192,6 +192,22 @@ def test_what_is_compared_is_computed_in_one_way_at_each_shape():
   ]
   assert shared(*halves[:1] * 2, platform='gpu') == 0
   assert shared(*halves, platform='gpu') == most
+  # Or of a width, or with a bias, that it does not take.
+  half = halves[0]
+  for change in (
+    dict(d_k=256),
+    dict(position='relative'),
+    dict(d_k=20, d_v=20),
+  ):
+    both = half, dataclasses.replace(half, **change)
+    assert shared(*both, platform='gpu') == implementations.NAIVE_NUMBERS // 8
+    assert shared(*both) == shared(both[1], both[1], platform='gpu') == 0
+    fused = [
+      dataclasses.replace(one, attention_implementation='fused') for one in both
+    ]
+    assert shared(*fused) == shared(fused[1], fused[1], platform='gpu') == 0
+    with pytest.raises(ConfigError, match='cuDNN for some'):
+      shared(*fused, platform='gpu')
   named = dataclasses.replace(dot, attention_implementation='naive')
   assert shared(named, additive) == 0
 

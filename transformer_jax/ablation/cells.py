@@ -64,6 +64,31 @@ def shared_pairs(study: Study, platform: str) -> int:
   return implementations.shared_pairs(models, platform=platform)
 
 
+def computed_by(study: Study, where: str) -> str:
+  """What computes attention of the arms, and why; where: the platform."""
+  from transformer_jax.nn import implementations
+
+  said = 'attention in training, of every arm: '
+  configs = [arm_config(study, arm) for arm in study.arms]
+  if pairs := shared_pairs(study, where):
+    # A batch has no more tokens a side, and no more keys for each.
+    most = max(one.data.max_tokens * one.data.max_length for one in configs)
+    if most > pairs:
+      way = f'the formula up to {pairs:,} pairs of query and key in a batch, '
+      way += 'blocks beyond'
+    else:
+      way = 'the formula'
+    return f'{said}{way}; alone, not all would be served alike'
+  arms: dict[str, list[str]] = {}
+  for arm, config in zip(study.arms, configs, strict=True):
+    why = implementations.serve(config.model, platform=where).why
+    arms.setdefault(why, []).append(arm.name)
+  if len(arms) == 1:
+    return said + next(iter(arms))
+  parts = (f'{why} ({", ".join(names)})' for why, names in arms.items())
+  return f'attention in training: {"; ".join(parts)}'
+
+
 def model_of(
   study: Study, config: Config, vocabularies: 'Vocabularies'
 ) -> 'Transformer':

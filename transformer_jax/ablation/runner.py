@@ -130,8 +130,7 @@ def run(job: Job) -> int:
   """
   study = job.study
   use_cache(cells_lib.arm_config(study, study.arms[0]))
-  if pairs := cells_lib.shared_pairs(study, platform()):
-    job.screen.say(one_way(study, pairs))
+  job.screen.say(cells_lib.computed_by(study, platform()))
   recipes = None
   if study.tuning is not None:
     if not tune(job):
@@ -143,17 +142,6 @@ def run(job: Job) -> int:
   write_tables(job.folder, study)
   job.screen.say(f'study {study.name}: all {len(cells)} cells are done')
   return FINISHED
-
-
-def one_way(study: Study, pairs: int) -> str:
-  """How attention of all arms is computed; pairs: of `shared_pairs`."""
-  configs = [cells_lib.arm_config(study, arm).data for arm in study.arms]
-  # A batch has no more tokens a side, and no more keys for each.
-  most = max(data.max_tokens * data.max_length for data in configs)
-  beyond = f' up to {pairs:,} pairs of query and key in a batch, blocks beyond'
-  return 'attention in training, of every arm: the formula' + (
-    beyond if most > pairs else ''
-  )
 
 
 def tune(job: Job) -> bool:

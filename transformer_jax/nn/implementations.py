@@ -289,13 +289,21 @@ def at(served: Served, config: ModelConfig, rows: int, T: int, S: int) -> str:
     attend, given = attend.func, attend.keywords
   if attend not in BY_SHAPE:
     return ''
-  q, k, how = _shapes(config, rows, T, S)
-  v: Any = jax.ShapeDtypeStruct((*k.shape[:3], config.d_v), k.dtype)
-  sides = {config.at('position', side) for side in ('encoder', 'decoder')}
-  bias: Any = q if 'relative' in sides else None
-  if attend is fused_on_gpu and cudnn_takes(q, v, bias):
+  if attend is fused_on_gpu and all(_cudnn_sites(config, rows, T, S)):
     return 'cuDNN'
+  q, k, how = _shapes(config, rows, T, S)
   return 'the formula' if is_small(q, k, how, **given) else 'blocks'
+
+
+def _cudnn_sites(
+  config: ModelConfig, rows: int, T: int, S: int
+) -> tuple[bool, ...]:
+  """Whether cuDNN takes attention in the encoder, the decoder, between them."""
+  q, k, _ = _shapes(config, rows, T, S)
+  v: Any = jax.ShapeDtypeStruct((*k.shape[:3], config.d_v), k.dtype)
+  sides = [config.at('position', side) for side in ('encoder', 'decoder')]
+  biases = [q if side == 'relative' else None for side in sides]
+  return tuple(cudnn_takes(q, v, bias) for bias in (*biases, None))
 
 
 def shared_pairs(configs: Sequence[ModelConfig], *, platform: str) -> int:
@@ -307,13 +315,31 @@ def shared_pairs(configs: Sequence[ModelConfig], *, platform: str) -> int:
   Returns:
     `pairs` of `by_shape`: what the score that holds most allows; 0 where they
     are served alike as it is, or where one of them names its program.
+
+  Raises:
+    ConfigError: all name `fused`, which is cuDNN's for some and XLA's for
+      others.
   """
-  if any(one.attention_implementation != 'auto' for one in configs):
+  named = {one.attention_implementation for one in configs}
+  by_cudnn = set()
+  for one in configs:
+    asks = serve(one, platform=platform).attend in (
+      fused_on_gpu,
+      fused_as_asked,
+    )
+    # At even lengths; at others it takes none of them.
+    by_cudnn.add(tuple(asks and s for s in _cudnn_sites(one, 1, 2, 2)))
+  if named == {'fused'} and len(by_cudnn) > 1:
+    raise ConfigError(
+      'model.attention_implementation=fused is cuDNN for some of these models '
+      'and XLA for others, by the widths and biases that cuDNN takes: take '
+      'auto, which computes all of them in one way'
+    )
+  if named != {'auto'}:
     return 0
-  rules = {automatic(one, platform).attend for one in configs}
   limits = {
     most_pairs(blockwise.held_by(how, q, k), one.heads)
     for one in configs
     for q, k, how in [_shapes(one, 1, 1, 1)]
   }
-  return min(limits) if len(rules) > 1 or len(limits) > 1 else 0
+  return min(limits) if len(by_cudnn) > 1 or len(limits) > 1 else 0
