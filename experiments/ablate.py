@@ -9,7 +9,8 @@ A field given as a flag holds for all arms; one that the arms vary is refused,
 and of a preset left out. The same command starts, resumes, shares the work with
 other workers on the same folder, and finds it done. More seeds later train only
 those; beyond the number that was planned they are exploratory. Worker i of n,
-`--shard=i/n`, begins with its own part and then helps with what is left.
+`--shard=i/n`, begins with its own part and then helps with what is left; each
+that is there at the end prints the verdicts and writes the report.
 
 Exit codes: 0 finished; 2 something to be corrected first; 75 stopped by
 SIGTERM, SIGUSR1 or Ctrl-C and saved, run the same command again; a second
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from transformer_jax import flags
 from transformer_jax.ablation.study import Overrides, Study
@@ -154,18 +155,14 @@ def describe(study, seeds: int, tuned: str) -> str:
 
 
 @contextlib.contextmanager
-def helpers(
-  options: types.SimpleNamespace, stop: Callable[[], Any]
-) -> Iterator[None]:
+def helpers(workers: int, stop: Callable[[], Any]) -> Iterator[None]:
   """The other workers of this machine: the same command, other shards."""
+  program = 'from experiments import ablate; ablate.help_with({})'
   others = [
     subprocess.Popen(
-      [
-        *(sys.executable, '-m', 'experiments.ablate', *sys.argv[1:]),
-        *('--workers=1', f'--shard={number}/{options.workers}'),
-      ]
+      [sys.executable, '-c', program.format(number), *sys.argv[1:]]
     )
-    for number in range(1, options.workers)
+    for number in range(1, workers)
   ]
   try:
     yield
@@ -177,6 +174,27 @@ def helpers(
         other.terminate()
     for other in others:
       other.wait()
+
+
+def help_with(number: int) -> NoReturn:
+  """What a helper does: its part, without a word and without the report."""
+
+  def own(config: Config, options: types.SimpleNamespace) -> int:
+    return main(config, options, helper=number)
+
+  flags.run(own, extra=EXTRA, base=base)
+
+
+def workers_here(asked: int, platform: str) -> int:
+  """Processes that can share this machine's devices: a CPU, but no others."""
+  if asked == 1 or platform == 'cpu':
+    return asked
+  print(
+    f'--workers={asked}: one process takes all devices of this {platform}; '
+    'for one a device see launch/sweep.py',
+    file=sys.stderr,
+  )
+  return 1
 
 
 def check(options: types.SimpleNamespace) -> None:
@@ -250,7 +268,9 @@ def wanted(options: types.SimpleNamespace) -> tuple[Study, Overrides]:
   return study, values
 
 
-def main(config: Config, options: types.SimpleNamespace) -> int:
+def main(
+  config: Config, options: types.SimpleNamespace, *, helper: int = 0
+) -> int:
   del config
   if options.study == 'list':
     show_studies()
@@ -282,18 +302,21 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
   planned = dataclasses.replace(
     planned, baseline={**planned.baseline, **values}
   )
-  with stop_signal() as stop, helpers(options, stop):
+  workers = workers_here(options.workers, runner.platform())
+  with stop_signal() as stop, helpers(0 if helper else workers, stop):
     job = runner.Job(
       folder=folder,
       study=planned,
       seeds=options.seeds or planned.seeds,
-      shard=runner.Shard(number, max(of, options.workers)),
+      shard=runner.Shard(helper or number, max(of, workers)),
+      workers=workers,
       tuned=studies.tuned(options.study),
       stop=stop,
-      screen=Screen(folder, study.name, quiet=number > 0),
+      screen=Screen(folder, study.name, quiet=helper > 0),
     )
     code = runner.run(job)
-  if code == 0 and number == 0:
+  # Whoever is there at the end: others may have been killed.
+  if code == 0 and not helper:
     conclude(folder)
   return code
 

@@ -439,6 +439,43 @@ def test_studies_of_the_softmax_keep_every_probe():
   assert len(studies.load(studies.DEFAULT).probes) == 5
 
 
+@pytest.mark.parametrize(
+  'word, helper, shard, silent',
+  [
+    ('--shard=1/3', 0, runner.Shard(1, 3), False),
+    ('--workers=2', 1, runner.Shard(1, 2), True),
+    ('--workers=2', 0, runner.Shard(0, 2), False),
+  ],
+)
+def test_every_worker_but_a_helper_speaks_and_concludes(
+  tmp_path, monkeypatch, word, helper, shard, silent
+):
+  """Any other may be the only one that is left at the end."""
+  jobs, concluded, started = [], [], []
+  monkeypatch.setattr(runner, 'run', lambda job: jobs.append(job) or 0)
+  monkeypatch.setattr(ablate, 'conclude', concluded.append)
+  monkeypatch.setattr(
+    ablate,
+    'helpers',
+    lambda count, _: started.append(count) or contextlib.nullcontext(),
+  )
+  words = ['--study=aa', f'--workdir={tmp_path}', word]
+  config, options = flags.parse(words, extra=ablate.EXTRA, base=ablate.base)
+  assert ablate.main(config, options, helper=helper) == 0
+  (job,) = jobs
+  assert (job.shard, job.workers) == (shard, options.workers)
+  assert started == [0 if helper else options.workers]
+  assert (job.screen.quiet, concluded) == (silent, [tmp_path] * (not silent))
+
+
+def test_workers_share_a_cpu_and_nothing_else(capsys):
+  assert ablate.workers_here(3, 'cpu') == 3
+  assert ablate.workers_here(1, 'gpu') == 1
+  assert capsys.readouterr().err == ''
+  assert ablate.workers_here(3, 'gpu') == 1
+  assert '--workers=3: one process takes all' in capsys.readouterr().err
+
+
 # A test may itself run where a keyboard's signal is ignored.
 HEARS = """
 import os, signal, sys

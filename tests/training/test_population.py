@@ -218,15 +218,23 @@ def test_population_is_split_to_fit(configs, corpus, monkeypatch, tmp_path):
   # What a compiled program says of itself is seen in the next test.
   monkeypatch.setattr(Population, 'bytes', lambda own: 1000 * own.room)
 
-  def sizes(free):
+  def sizes(free, workers=1):
     parts = population.split(
-      members(configs, tmp_path), corpus, place=HERE, room=4, free=free
+      members(configs, tmp_path),
+      corpus,
+      place=HERE,
+      room=4,
+      free=free,
+      workers=workers,
     )
     return [len(part.members) for part in parts]
 
   assert sizes(0) == sizes(5000) == [3]
-  assert sizes(4999) == sizes(2500) == [2, 1]
-  assert sizes(1) == [1, 1, 1]
+  assert sizes(4999) == sizes(2500) == sizes(5000, workers=2) == [2, 1]
+  # Alone it may take what others would.
+  assert sizes(1000) == sizes(1000, workers=8) == [1, 1, 1]
+  with pytest.raises(ConfigError, match=r'one run needs 9.31e-07 GiB of a cpu'):
+    sizes(999)
   assert place_lib.free_memory(HERE) > 0
 
 

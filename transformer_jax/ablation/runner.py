@@ -56,6 +56,7 @@ class Job(NamedTuple):
   study: as planned in the folder.
   seeds: to run, 0 .. seeds - 1.
   shard: what to begin with.
+  workers: of this machine, that share its memory.
   tuned: text of a tuning.json that came with the study; '' without.
   stop: whether a signal asked to leave.
   screen: what the user is shown.
@@ -69,6 +70,7 @@ class Job(NamedTuple):
   tuned: str
   stop: Callable[[], int]
   screen: Screen
+  workers: int = 1
   stale: float = lock.STALE
 
 
@@ -289,12 +291,10 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
   viewing = Viewing(job.study, members, corpus)
 
   def look(step, n, weights):
-    probing.look(step, n, weights)
-    generating.look(step, n, weights)
-    viewing.look(step, n, weights)
+    for one in (probing, generating, viewing):
+      one.look(step, n, weights)
 
-  mesh = make_mesh(cells[0].config.mesh)
-  devices = of_a_population(mesh)
+  devices = of_a_population(make_mesh(cells[0].config.mesh))
   pairs = cells_lib.shared_pairs(job.study, devices[0].platform)
   where = place_lib.on(devices, pairs=pairs)
   in_turn = where.platform in MEMBERS
@@ -304,6 +304,7 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
     folder=place,
     place=where,
     room=chunk.room if in_turn else len(members),
+    workers=job.workers,
     watcher=Watcher(
       stop=job.stop,
       evaluated=look,

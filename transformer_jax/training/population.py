@@ -32,6 +32,7 @@ from transformer_jax.fields import to_json
 from transformer_jax.inference.evaluate import Scores, row_sums, summarise
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer, with_statistics
+from transformer_jax.training import fit
 from transformer_jax.training.place import Place
 from transformer_jax.training.setup import admit_lengths
 from transformer_jax.training.state import (
@@ -330,17 +331,29 @@ def split(
   place: Place,
   room: int,
   free: int,
+  workers: int = 1,
 ) -> list[Population]:
-  """One population, or several that fit into `free` bytes of each device.
+  """One population, or several that fit into a worker's share of memory.
 
-  Where `free` is 0 it is unknown, and all members go together.
+  Args:
+    members: of all of them.
+    corpus: theirs.
+    place: where they are.
+    room: see `Population`.
+    free: bytes of each device; 0 where that is unknown, and all members go
+      together.
+    workers: processes that share them.
 
   Raises:
-    ConfigError: the members do not share a program.
+    ConfigError: the members do not share a program, or one by itself needs
+      more than is free.
   """
   whole = Population(members, corpus, place, max(room, len(members)))
-  fits = not free or whole.bytes() <= SHARE_OF_MEMORY * free
-  if fits or whole.room == len(place.devices):
+  if not free or whole.bytes() <= SHARE_OF_MEMORY * free / workers:
+    return [whole]
+  if whole.room == len(place.devices):
+    if whole.bytes() > free:
+      raise _too_large(whole, free)
     return [whole]
   half = -(-whole.room // 2)
   return [
@@ -352,5 +365,14 @@ def split(
       place=place,
       room=half,
       free=free,
+      workers=workers,
     )
   ]
+
+
+def _too_large(lone: Population, free: int) -> ConfigError:
+  return ConfigError(
+    f'one run needs {lone.bytes() / fit.GIB:.3g} GiB of a '
+    f'{lone.place.devices[0].device_kind}, and {free / fit.GIB:.3g} are free: '
+    'free some, or take a smaller --data.max_tokens'
+  )

@@ -78,6 +78,7 @@ def train(
   place: Place,
   room: int,
   watcher: Watcher,
+  workers: int = 1,
 ) -> list[Outcome] | None:
   """Train all members to their last step, or go on.
 
@@ -88,12 +89,14 @@ def train(
     place: where they are.
     room: replicas that the program is compiled for.
     watcher: see there.
+    workers: processes that share the memory of the devices.
 
   Returns:
     An outcome for each member; None when stopped by a signal, saved.
 
   Raises:
-    ConfigError: the members do not share a program.
+    ConfigError: the members do not share a program, or one of them does not
+      fit into memory.
     CheckpointError: a checkpoint could not be written.
   """
   parts = population_lib.split(
@@ -102,6 +105,7 @@ def train(
     place=place,
     room=room,
     free=place_lib.free_memory(place),
+    workers=workers,
   )
   if len(parts) > 1:
     watcher.say(
