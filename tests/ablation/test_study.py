@@ -82,6 +82,21 @@ from transformer_jax.config import ConfigError
       dict(tuning=LearningRates((1.0,), (10,), (9, 10, 10))),
       'at least 3 different seeds, not 2',
     ),
+    *(
+      (
+        dict(tuning=LearningRates(rates, (10,), (7, 8, 9))),
+        f'{text} of its tuning are neighbours; each must be 2 times the',
+      )
+      for rates, text in (
+        ((4.0, 1.0), 'rates 1 and 4'),
+        ((1.0, 2.0, 3.0), 'rates 2 and 3'),
+        ((2.0, 1.0, 2.0), 'rates 2 and 2'),
+      )
+    ),
+    (
+      dict(tuning=LearningRates((1.0,), (9, 10, 9), (7, 8, 9))),
+      'a warmup of its tuning is there twice, of 9, 10, 9',
+    ),
     (
       dict(
         axes=('optim.learning_rate',),

@@ -1,6 +1,8 @@
 """A study is checked before anything of it is written."""
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Iterable
 
 from transformer_jax.ablation.cells import arm_config
@@ -17,6 +19,7 @@ from transformer_jax.ablation.study import (
   check_field,
   find_arm,
 )
+from transformer_jax.ablation.tuning import FACTOR
 from transformer_jax.config import ConfigError, closest
 from transformer_jax.rules import validate
 
@@ -220,6 +223,18 @@ def _check_seeds(study: Study) -> None:
     raise ConfigError(f'{_of(study)}: tuning needs rates and warmups')
   if min(tuning.rates) <= 0 or min(tuning.warmups) < 1:
     raise ConfigError(f'{_of(study)}: rates and warmups must be positive')
+  for low, high in itertools.pairwise(sorted(tuning.rates)):
+    # What widens a grid and measures a basin counts on it.
+    if not math.isclose(high, FACTOR * low):
+      raise ConfigError(
+        f'{_of(study)}: rates {low:g} and {high:g} of its tuning are '
+        f'neighbours; each must be {FACTOR:g} times the one below it'
+      )
+  if len(set(tuning.warmups)) < len(tuning.warmups):
+    raise ConfigError(
+      f'{_of(study)}: a warmup of its tuning is there twice, of '
+      f'{", ".join(map(str, tuning.warmups))}'
+    )
   check_apart(study, study.seeds)
 
 
