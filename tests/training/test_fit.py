@@ -1,6 +1,7 @@
 """Memory and roofline of a compiled step."""
 
 import math
+import socket
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.fields import override
-from transformer_jax.training import fit
+from transformer_jax.training import fit, hosts
 from transformer_jax.training import place as place_lib
 
 
@@ -166,6 +167,21 @@ def test_the_memory_of_a_cpu_is_that_of_its_container(tmp_path, monkeypatch):
   limit.write_text(f'{fit.GIB}\n')
   assert fit.device_memory(cpu) == fit.GIB / jax.local_device_count() < whole
   assert place_lib.free_memory(place_lib.on(jax.devices()[:1])) <= fit.GIB
+
+
+def test_processes_on_one_machine_share_its_memory(monkeypatch):
+  cpu = jax.devices()[0]
+  whole = fit.device_memory(cpu)
+  names = {f'host of {n}': socket.gethostname() for n in (0, 2)}
+  names['host of 1'] = 'another'
+  monkeypatch.setattr(hosts, 'several', lambda: True)
+  monkeypatch.setattr(jax, 'process_count', lambda: 3)
+  monkeypatch.setattr(hosts, 'published', names.__getitem__)
+  hosts.on_this_host.cache_clear()
+  try:
+    assert fit.device_memory(cpu) == whole / 2
+  finally:
+    hosts.on_this_host.cache_clear()
 
 
 @pytest.mark.parametrize('kind', fit.DEVICES)

@@ -145,8 +145,8 @@ def test_who_is_not_found_is_asked_for(environment, flags, tmp_path):
   assert '.coordinator, --distributed.processes and --dist' in ended.stderr
 
 
-def both(words, *environments):
-  """Two processes to their ends: what each said, once both ended well."""
+def both(words, *environments, code=0):
+  """Two processes to their ends: what each said, once both left alike."""
   own = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '1'}
   running = [
     subprocess.Popen(
@@ -165,7 +165,7 @@ def both(words, *environments):
     for process in running:
       process.kill()
       process.wait()
-  assert [process.returncode for process in running] == [0, 0], said
+  assert [process.returncode for process in running] == [code] * 2, said
   return said
 
 
@@ -181,6 +181,26 @@ def test_a_slurm_step_is_joined_without_a_flag(tmp_path):
   first, second = both(words, *(step | task for task in tasks))
   assert 'devices: 2 x cpu, 2 processes, data 2\n' in first[1]
   assert 'finished at step 2\n' in first[1] and 'finished' not in second[1]
+
+
+@pytest.mark.slow
+def test_a_workdir_of_each_ones_own_is_refused(tmp_path):
+  ranks = local.ranks([], tmp_path, processes=2, devices=1, platform='cpu')
+  words = ['-m', 'experiments.train', '--preset=test', '--workdir=~/run']
+  words += [f'--data.cache_dir={tmp_path}/cache', '--mesh.data=2']
+  homes = [{'HOME': str(tmp_path / name)} for name in ('one', 'other')]
+  said = both(
+    words,
+    *(
+      {**rank.environment, **home}
+      for rank, home in zip(ranks, homes, strict=True)
+    ),
+    code=2,
+  )
+  told = f'--workdir={tmp_path}/other/run is not the same folder on process 1 ('
+  assert all(told in err for _, err in said), said
+  # Nothing is learned, or begun.
+  assert not [*tmp_path.glob('cache/*'), *tmp_path.glob('*/run/[!l]*')]
 
 
 # A first process whose work alone takes longer than a collective waits.

@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 
+import jax
 import pytest
 
 from transformer_jax.config import ConfigError
-from transformer_jax.training import lock
+from transformer_jax.training import hosts, lock
 
 # Holds the folder until it is told to end by a line on its input.
 HOLDER = """
@@ -245,3 +246,46 @@ def test_a_half_written_lock_is_free(tmp_path):
   (tmp_path / 'lock').write_text('{"owner": "1"')
   with lock.held(tmp_path):
     pass
+
+
+@pytest.fixture
+def second(monkeypatch):
+  """This process is the second of two; the first holds a folder as '1'."""
+  met = []
+  monkeypatch.setattr(hosts, 'several', lambda: True)
+  monkeypatch.setattr(hosts, 'first', lambda: False)
+  monkeypatch.setattr(hosts, 'published', {lock.NAME: '1'}.__getitem__)
+  monkeypatch.setattr(hosts, 'meet', lambda: met.append(True))
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  monkeypatch.setattr(lock, 'SEEN', 0.2)
+  return met
+
+
+@pytest.mark.parametrize('own', [None, '2'])
+def test_a_folder_of_each_ones_own_is_refused(second, tmp_path, own):
+  if own:
+    elsewhere(tmp_path, owner=own)
+  told = rf'{tmp_path} is not the same folder on process 1 \(.+\): take one'
+  with pytest.raises(ConfigError, match=told):
+    lock.admit_shared(tmp_path)
+  assert not second
+
+
+def test_a_folder_that_all_see_is_taken_though_late(second, tmp_path):
+  shown = threading.Timer(0.05, lambda: elsewhere(tmp_path))
+  shown.start()
+  lock.admit_shared(tmp_path)
+  shown.join()
+  assert second
+
+
+def test_the_first_says_by_what_name_it_holds_the_folder(tmp_path, monkeypatch):
+  said = {}
+  monkeypatch.setattr(hosts, 'several', lambda: True)
+  monkeypatch.setattr(hosts, 'publish', said.__setitem__)
+  monkeypatch.setattr(hosts, 'published', said.__getitem__)
+  monkeypatch.setattr(hosts, 'meet', lambda: None)
+  with lock.held(tmp_path):
+    lock.admit_shared(tmp_path)
+    owner = json.loads((tmp_path / 'lock').read_text())['owner']
+  assert said == {lock.NAME: owner}

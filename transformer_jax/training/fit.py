@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from transformer_jax.config import Config, ConfigError
-from transformer_jax.training import program
+from transformer_jax.training import hosts, program
 
 GIB = 2**30
 # What a container may use of its machine: bytes, or `max`.
@@ -188,7 +188,8 @@ def device_memory(device: Any) -> float:
   """
   if device.platform == 'cpu':
     # What its machine has, shared by the virtual devices on it.
-    return host_memory() / max(1, jax.local_device_count())
+    devices = jax.local_device_count() * hosts.on_this_host()
+    return host_memory() / max(1, devices)
   at_hand = device in device.client.local_devices()
   limit = (device.memory_stats() or {}) if at_hand else {}
   if 'bytes_limit' in limit:

@@ -120,6 +120,8 @@ def start(options: types.SimpleNamespace) -> None:
     ) from error
   finally:
     waited.cancel()
+  if several():
+    publish(f'host of {jax.process_index()}', socket.gethostname())
 
 
 def _number(name: str, default: int) -> int:
@@ -242,11 +244,39 @@ def meet() -> None:
   first collective of a group of CPUs nobody is waited for longer than 30 s.
   """
   if several():
-    # It has no public name.
-    from jax._src import distributed
+    _service().wait_at_barrier(
+      f'meeting {next(_meetings)}', MEET_SECONDS * 1000
+    )
 
-    client: Any = distributed.global_state.client
-    client.wait_at_barrier(f'meeting {next(_meetings)}', MEET_SECONDS * 1000)
+
+def _service() -> Any:
+  """What all processes reach without a device; it has no public name."""
+  from jax._src import distributed
+
+  return distributed.global_state.client
+
+
+def publish(name: str, text: str) -> None:
+  """Says something to all processes, under a name of its own."""
+  _service().key_value_set(f'transformer_jax/{name}', text)
+
+
+def published(name: str) -> str:
+  """What a process says under a name; waits until it does."""
+  return _service().blocking_key_value_get(
+    f'transformer_jax/{name}', MEET_SECONDS * 1000
+  )
+
+
+@functools.cache
+def on_this_host() -> int:
+  """How many of the processes are on this machine, this one included."""
+  if not several():
+    return 1
+  import jax
+
+  names = [published(f'host of {n}') for n in range(jax.process_count())]
+  return names.count(socket.gethostname())
 
 
 @functools.cache

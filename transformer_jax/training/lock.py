@@ -32,10 +32,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from transformer_jax.config import ConfigError
+from transformer_jax.training import hosts
 from transformer_jax.training.guard import repeating
 
 NAME = 'lock'
 BEAT, STALE = 10.0, 60.0  # seconds
+# Until a file server shows a new file to the other machines.
+SEEN = 10.0
 LOST = 1  # exit code of a process whose lease was taken over: a crash
 SIZE = 512  # bytes of the file, always: a beat allocates nothing on a full disk
 
@@ -215,6 +218,33 @@ def held(
     finally:
       if (_read(path) or mine)['owner'] == mine['owner']:
         path.unlink(missing_ok=True)
+
+
+def admit_shared(folder: pathlib.Path) -> None:
+  """Refuses a folder that is not the one which the first process holds.
+
+  All processes of a run call it, the first inside `held`.
+
+  Raises:
+    ConfigError: on those that see another folder under this name.
+  """
+  if not hosts.several():
+    return
+  path = folder / NAME
+  if hosts.first():
+    hosts.publish(NAME, (_read(path) or {'owner': ''})['owner'])
+  owner, limit = hosts.published(NAME), time.monotonic() + SEEN
+  while (_read(path) or {'owner': None})['owner'] != owner:
+    if time.monotonic() > limit:
+      import jax
+
+      raise ConfigError(
+        f'--workdir={folder} is not the same folder on process '
+        f'{jax.process_index()} ({socket.gethostname()}): take one that all see'
+      )
+    time.sleep(SEEN / 20)
+  # Nothing is written before all have seen it.
+  hosts.meet()
 
 
 def _heart(

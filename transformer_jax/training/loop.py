@@ -6,7 +6,7 @@ call a step went to the device and when metrics were read change no bit of it.
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -103,12 +103,13 @@ def train(
     ) from error
 
 
-def sole_writer(workdir: str) -> contextlib.AbstractContextManager[None]:
-  """The folder, held by the process that writes there."""
+@contextlib.contextmanager
+def sole_writer(workdir: str) -> Iterator[None]:
+  """The folder, which all processes see, held by the one that writes there."""
   folder = record.open_folder(workdir)
-  if not hosts.first():
-    return contextlib.nullcontext()
-  return lock.held(folder)
+  with lock.held(folder) if hosts.first() else contextlib.nullcontext():
+    lock.admit_shared(folder)
+    yield
 
 
 def finished(run: Run, step: int) -> bool:
