@@ -119,15 +119,16 @@ def scored(
   """Of each pair what the model makes of the reference."""
   from transformer_jax.inference.evaluate import score_pairs
 
-  return score_pairs(
-    run.model,
-    run.params,
-    pairs,
-    vocabularies=run.vocabularies,
-    max_tokens=run.config.decode.max_tokens,
-    progress=lambda done, total: check(),
-    layout=run.layout,
-  )
+  with restore.watched(run, check) as alive:
+    return score_pairs(
+      run.model,
+      run.params,
+      pairs,
+      vocabularies=run.vocabularies,
+      max_tokens=run.config.decode.max_tokens,
+      progress=lambda done, total: alive(),
+      layout=run.layout,
+    )
 
 
 def translated(
@@ -143,17 +144,18 @@ def translated(
     if done > said:
       hosts.say(f'translated {done:,} of {total:,}')
     said = done
-    check()
+    alive()
 
-  return translate_sentences(
-    run.model,
-    run.params,
-    [source for source, _ in pairs],
-    vocabularies=run.vocabularies,
-    options=run.config.decode,
-    progress=progress,
-    layout=run.layout,
-  )
+  with restore.watched(run, check) as alive:
+    return translate_sentences(
+      run.model,
+      run.params,
+      [source for source, _ in pairs],
+      vocabularies=run.vocabularies,
+      options=run.config.decode,
+      progress=progress,
+      layout=run.layout,
+    )
 
 
 def scores(

@@ -130,18 +130,20 @@ def translate(
         text = f'\r{before + done:,} of {len(lines):,} lines'
         hosts.say(text, end='' if done < total else '\n')
       said = before + done
-      check()
+      alive()
 
-    found = translate_sentences(
-      run.model,
-      run.params,
-      lines[part],
-      vocabularies=run.vocabularies,
-      options=run.config.decode,
-      first_line=first,
-      progress=progress,
-      layout=run.layout,
-    )
+    # Not around what is read and printed: a pipe may be slow.
+    with restore.watched(run, check) as alive:
+      found = translate_sentences(
+        run.model,
+        run.params,
+        lines[part],
+        vocabularies=run.vocabularies,
+        options=run.config.decode,
+        first_line=first,
+        progress=progress,
+        layout=run.layout,
+      )
     put(
       text
       for line, hypotheses in enumerate(found.hypotheses, first)
@@ -156,16 +158,17 @@ def score(
   from transformer_jax.inference.evaluate import score_pairs
 
   for part in chunks(len(pairs)):
-    found = score_pairs(
-      run.model,
-      run.params,
-      pairs[part],
-      vocabularies=run.vocabularies,
-      max_tokens=run.config.decode.max_tokens,
-      first_line=part.start + 1,
-      progress=lambda done, total: check(),
-      layout=run.layout,
-    )
+    with restore.watched(run, check) as alive:
+      found = score_pairs(
+        run.model,
+        run.params,
+        pairs[part],
+        vocabularies=run.vocabularies,
+        max_tokens=run.config.decode.max_tokens,
+        first_line=part.start + 1,
+        progress=lambda done, total: alive(),
+        layout=run.layout,
+      )
     put(
       f'{pair.log_prob:.6f}\t{pair.log_prob / pair.tokens:.6f}'
       for pair in found

@@ -3,15 +3,18 @@
 JAX is imported where it is used: a wrong flag or folder is answered at once.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import types
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformer_jax import plugins
 from transformer_jax.config import Config, ConfigError, MeshConfig
 from transformer_jax.fields import override
 from transformer_jax.training import hosts, record
+from transformer_jax.training.guard import Watchdog
 
 if TYPE_CHECKING:
   from transformer_jax.data.tokens import Vocabularies
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
 # machine keeps its files. By what program attention was computed in training
 # may not run here: it is `auto` anew, or what is named.
 ATTENTION = 'model.attention_implementation'
-FREE = ('decode.', 'mesh.', 'data.cache_dir', 'data.tfds_dir', ATTENTION)
+PATIENCE = 'train.step_timeout_seconds'
+FREE = ('decode.', 'mesh.', 'data.cache_dir', 'data.tfds_dir')
+FREE += (ATTENTION, PATIENCE)
 
 
 class Run(NamedTuple):
@@ -54,13 +59,25 @@ def config_of(options: types.SimpleNamespace) -> Config:
       raise ConfigError(
         f'--{path} belongs to the run in {options.workdir} and stays as it '
         'was trained; only decode.* flags and mesh.* may be given here, '
-        f'{ATTENTION}, and data.source for files that moved'
+        f'{ATTENTION}, {PATIENCE}, and data.source for files that moved'
       )
   # A run on one device is decoded on one, others by rows on all there are.
   sizes = dataclasses.astuple(config.mesh)
   mesh = config.mesh if sizes == (1,) * len(sizes) else MeshConfig()
   config = override(config, {ATTENTION: 'auto'})
   return dataclasses.replace(config, mesh=mesh)
+
+
+@contextlib.contextmanager
+def watched(
+  run: Run, check: Callable[[], None]
+) -> Iterator[Callable[[], None]]:
+  """`check`, each call of which tells a watchdog that work goes on.
+
+  One that is silent for train.step_timeout_seconds leaves, as in training.
+  """
+  with Watchdog(run.config.train.step_timeout_seconds) as watchdog:
+    yield watchdog.hears(check)
 
 
 def load_run(workdir: str, config: Config) -> Run:

@@ -7,12 +7,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from transformer_jax.training import hosts
 
 FINISHED, PREEMPTED = 0, 75  # exit codes of the public contract
 STUCK = 70  # of the watchdog: a crash, as every code but 0, 2 and 75
+
+Answer = TypeVar('Answer')
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -153,10 +155,10 @@ class Watchdog:
     """Something was done."""
     self._silent = 0.0
 
-  def hears(self, ask: Callable[[], int]) -> Callable[[], int]:
+  def hears(self, ask: Callable[[], Answer]) -> Callable[[], Answer]:
     """`ask`, with each call of it a sign of life."""
 
-    def heard() -> int:
+    def heard() -> Answer:
       self.beat()
       return ask()
 
