@@ -456,16 +456,19 @@ class Place(NamedTuple):
   steps: int
 
   def start(self, number: int) -> subprocess.Popen:
-    """A worker that has said its first line."""
+    """A worker that has said how many cells there are."""
     self.folder.mkdir(exist_ok=True)
     words = [str(self.folder), self.cache, str(self.steps), str(number)]
     worker = subprocess.Popen(
       [sys.executable, '-c', WORKER, *words], stderr=subprocess.PIPE, text=True
     )
     assert worker.stderr is not None
-    first = worker.stderr.readline()
-    assert 'cells' in first, first
-    return worker
+    said = []
+    for line in iter(worker.stderr.readline, ''):
+      if 'cells' in line:
+        return worker
+      said.append(line)
+    raise AssertionError(f'it ended: {said}')
 
   def end(self, worker: subprocess.Popen) -> None:
     _, said = worker.communicate()
