@@ -54,6 +54,7 @@ def test_the_pairs_that_are_known_to_be_refused():
     {'model.score': 'uniform', 'model.scale': 'none'},
     {'model.score': 'uniform', 'model.scale_cross': 'learned'},
     {'model.score': 'uniform', 'model.query_key_init': 'fan_in'},
+    {'model.score': 'uniform', 'model.projections': 'shared_query_key'},
     {'model.position': 'none', 'model.position_join': 'concat_project'},
     {'model.position': 'none', 'model.position_join': 'add_mapped'},
   ):

@@ -225,6 +225,16 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
   ),
   Refusal(
+    ('model.score', 'model.projections'),
+    lambda c: (
+      c.model.score == 'uniform' and c.model.projections == 'shared_query_key'
+    ),
+    lambda c: (
+      'model.score=uniform reads neither queries nor keys: '
+      'model.projections=shared_query_key would change nothing, take separate'
+    ),
+  ),
+  Refusal(
     ('model.projections', *_SCALES),
     lambda c: (
       folded(c) and c.model.projections in ('shared_query_key', 'identity')
