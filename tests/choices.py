@@ -48,6 +48,15 @@ COMPANY = {
 }
 # Runs on a GPU only; tests/nn/test_implementations.py interprets it.
 ELSEWHERE = {'model.attention_implementation=kernel'}
+# Axes that are numbers, each at another than the base's.
+NUMBERS = {
+  'model.heads': (4,),
+  'model.d_k': (6,),
+  'model.d_v': (10,),
+  'model.d_ff': (24,),
+  'model.dropout': (0.3,),
+  'optim.label_smoothing': (0.2,),
+}
 # The three founding axes, and one choice of each further mechanism.
 QUICK = {
   'model.score=additive',
@@ -85,7 +94,10 @@ def beside(path: str, choice: str) -> Config:
 
 
 def each(*rooms: str) -> list:
-  """(path, choice) of all choices but the base's; the quick ones are marked."""
+  """(path, choice) of all choices but the base's, and of NUMBERS.
+
+  Those that are not among the quick ones are marked slow.
+  """
   values = vars(base())
   return [
     pytest.param(
@@ -93,7 +105,7 @@ def each(*rooms: str) -> list:
     )
     for path, field in FIELDS.items()
     if path.startswith(rooms)
-    for choice in field.choices or ()
+    for choice in field.choices or NUMBERS.get(path, ())
     for name in [f'{path}={choice}']
     if name not in ELSEWHERE
     and choice != vars(values[path.split('.')[0]])[path.split('.')[1]]
