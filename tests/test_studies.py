@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from experiments import ablate, matched, power, studies
+from experiments.studies import one_factor
 from tests.ablation.report import study_folder
 from transformer_jax import flags
 from transformer_jax.ablation import (
@@ -32,6 +33,7 @@ from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.config import Config, ModelConfig
+from transformer_jax.fields import FIELDS
 from transformer_jax.nn import randomness
 from transformer_jax.nn.transformer import initial_params
 from transformer_jax.training import optim
@@ -159,6 +161,27 @@ def test_the_small_model_is_neither_at_chance_nor_at_its_ceiling(
     if row['metric'] == 'accuracy'
   )
   assert 0.3 < row['mean'] < 0.97
+
+
+# What the map of all choices leaves out, and why.
+UNMAPPED = {
+  'model.scale_encoder_self': 'asked by sites',
+  'model.scale_decoder_self': 'asked by sites',
+  'model.scale_cross': 'asked by sites',
+  'model.position_decoder': 'position, of one side',
+  'model.compute_dtype': 'how exactly, not what',
+  'model.remat': 'changes nothing',
+}
+
+
+def test_the_map_of_all_choices_has_every_one():
+  choices = {
+    path
+    for path, field in FIELDS.items()
+    if path.startswith('model.') and field.choices
+    if field.affects == 'result'
+  }
+  assert choices == {*one_factor.AXES, *UNMAPPED}
 
 
 def test_a_map_under_one_recipe_says_which_axes_may_want_another():

@@ -1,4 +1,4 @@
-"""Every axis of the model, one choice at a time, against the paper's model.
+"""Every named choice of the model, one at a time, against the paper's model.
 
 A map, not an answer: four comparisons are declared as primary, all others are
 intervals without a verdict. Expected: no residual sum and no content (uniform)
@@ -10,7 +10,7 @@ initialization=fairseq. Each arm chooses its learning rate and warmup, as scale,
 norm and residual want others. Beside each choice that changes the number of
 parameters stands the baseline with as many, by the width of its feed-forward.
 
-Cost: 864 runs of 120 steps to choose learning rates, 480 to judge, and 46
+Cost: 882 runs of 120 steps to choose learning rates, 490 to judge, and 47
 programs to compile; by estimate forty minutes on two quiet cores.
 
   python -m experiments.ablate --study=one_factor --workdir=runs/one_factor
@@ -30,6 +30,7 @@ AXES = (
   'model.score',
   'model.scale',
   'model.query_key_init',
+  'model.head_init',
   'model.projections',
   'model.output_projection',
   'model.causal_mask',
