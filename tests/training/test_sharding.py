@@ -218,8 +218,8 @@ def stacked_and_table() -> tuple[dict[str, int], int]:
   return letters, table
 
 
-def test_data_parallel_reduces_each_gradient_once():
-  """The table is used in three places, each with a gradient of its own."""
+def test_data_parallel_exchanges_gradients_alone():
+  """Each once, but the table's in three parts, one of each use of it."""
   stacked, table = stacked_and_table()
   found = summed(exchanged('data8'))
   assert list(found) == ['all-reduce of 8']
