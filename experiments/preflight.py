@@ -73,6 +73,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
   """Compile, print, and refuse what does not fit."""
   import jax
 
+  from transformer_jax.data.corpus import vocabulary_size
   from transformer_jax.training import fit, preflight
 
   if options.length < 0:
@@ -85,7 +86,7 @@ def main(config: Config, options: types.SimpleNamespace) -> int:
     devices = jax.devices()
   found = preflight.predict(
     config,
-    vocabulary=config.data.vocabulary_size,
+    vocabulary=vocabulary_size(config.data),
     length=options.length or config.data.max_length,
     devices=devices,
   )

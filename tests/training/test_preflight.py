@@ -236,9 +236,17 @@ def test_what_is_printed_of_a_prediction():
 
 @pytest.mark.parametrize('json_too', [False, True])
 def test_a_prediction_is_a_table_or_a_line(json_too, monkeypatch, capsys):
-  monkeypatch.setattr(preflight, 'predict', lambda *_, **__: prediction())
+  asked = {}
+
+  def predict(config, **sizes):
+    asked.update(sizes)
+    return prediction()
+
+  monkeypatch.setattr(preflight, 'predict', predict)
   own = config(train__steps=9000)
   assert program.main(own, program_options(json=json_too)) == 0
+  # Of the task's symbols, not of the subwords that it has no use for.
+  assert asked['vocabulary'] == 4 + own.data.task_symbols
   told = capsys.readouterr().out
   if json_too:
     assert told.count('\n') == 1 and json.loads(told) == ROWS
