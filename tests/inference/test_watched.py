@@ -57,7 +57,12 @@ def test_each_batch_is_a_sign_of_life(dogs, run, work, given):
   assert dogs == [[7, 2]] and len(checks) == 2
 
 
-def test_the_patience_of_a_run_may_be_another_one(workdir, config):
-  overrides = {'train.step_timeout_seconds': 7}
-  options = types.SimpleNamespace(workdir=workdir, overrides=overrides)
+@pytest.mark.parametrize('given', [{}, {'train.step_timeout_seconds': 7}])
+def test_the_patience_of_training_is_not_that_of_decoding(
+  workdir, config, monkeypatch, given
+):
+  trained = override(config, {'train.step_timeout_seconds': 5})
+  monkeypatch.setattr(restore.record, 'read_config', lambda _: trained)
+  options = types.SimpleNamespace(workdir=workdir, overrides=given)
+  # What is given goes over it, as every flag does.
   assert restore.config_of(options).train == config.train

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformer_jax import plugins
 from transformer_jax.config import Config, ConfigError, MeshConfig
-from transformer_jax.fields import override
+from transformer_jax.fields import FIELDS, override
 from transformer_jax.training import hosts, record
 from transformer_jax.training.guard import Watchdog
 
@@ -64,7 +64,9 @@ def config_of(options: types.SimpleNamespace) -> Config:
   # A run on one device is decoded on one, others by rows on all there are.
   sizes = dataclasses.astuple(config.mesh)
   mesh = config.mesh if sizes == (1,) * len(sizes) else MeshConfig()
-  config = override(config, {ATTENTION: 'auto'})
+  # What was patience enough for a step need not be for a search's compiler.
+  usual = {ATTENTION: 'auto', PATIENCE: FIELDS[PATIENCE].default}
+  config = override(config, usual)
   return dataclasses.replace(config, mesh=mesh)
 
 
@@ -74,7 +76,8 @@ def watched(
 ) -> Iterator[Callable[[], None]]:
   """`check`, each call of which tells a watchdog that work goes on.
 
-  One that is silent for train.step_timeout_seconds leaves, as in training.
+  One that is silent for train.step_timeout_seconds leaves, as in training; a
+  batch that is compiled first counts as silence.
   """
   with Watchdog(run.config.train.step_timeout_seconds) as watchdog:
     yield watchdog.hears(check)
