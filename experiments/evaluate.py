@@ -199,7 +199,9 @@ def results_path(workdir: str, name: str, result: dict[str, Any]) -> str:
   text = json.dumps(settings, sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   folder = pathlib.Path(workdir).expanduser() / 'results'
-  file = f'{name}-{kind}-step{steps[0]}-average{len(steps)}-{digest}.json'
+  # A split may lie in a folder of its own.
+  split = name.replace('/', '-')
+  file = f'{split}-{kind}-step{steps[0]}-average{len(steps)}-{digest}.json'
   return str(folder / file)
 
 

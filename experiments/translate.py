@@ -21,11 +21,11 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from experiments.evaluate import prepared
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.inference import restore
-from transformer_jax.training import hosts, peers
-from transformer_jax.training.guard import leave_on_signal
+from transformer_jax.training import hosts
 
 if TYPE_CHECKING:
   from transformer_jax.inference.translate import Translation
@@ -115,11 +115,14 @@ def translate(
   run: restore.Run, lines: Sequence[str], check: Callable[[], None]
 ) -> None:
   """Print the translation of every line."""
-  from transformer_jax.inference.grouping import encode
+  from transformer_jax.inference.grouping import encode, longest
   from transformer_jax.inference.translate import translate_sentences
 
-  # All lines before any work: one that is refused is refused at once.
-  encode(lines, run.vocabularies.source, config=run.model.config)
+  model, vocabulary = run.model.config, run.vocabularies.source
+  if longest(model, 'encoder'):
+    # Before any work: a line that is refused is refused at once.
+    for part in chunks(len(lines)):
+      encode(lines[part], vocabulary, config=model, first_line=part.start + 1)
   said = 0
   for part in chunks(len(lines)):
     first = part.start + 1
@@ -177,14 +180,11 @@ def score(
 
 def main(config: Config, options: types.SimpleNamespace) -> int:
   """Stdin to stdout, until the reader has enough."""
+  if sys.stdin is None or sys.stdout is None:
+    raise ConfigError('stdin or stdout is closed: lines in, lines out')
   hosts.start(options)
   # As `translate | head` leaves it.
-  with (
-    peers.watched(),
-    contextlib.suppress(BrokenPipeError),
-    leave_on_signal() as check,
-    hosts.first_speaks(),
-  ):
+  with prepared(options) as check, contextlib.suppress(BrokenPipeError):
     translate_lines(config, options, check)
   return 0
 

@@ -87,6 +87,8 @@ def test_override_refuses(path, value, words):
   [
     ({'model.layers': 0}, 'model.layers=0'),
     ({'train.seed': -1}, 'train.seed=-1'),
+    ({'train.seed': 2**31}, 'train.seed=2147483648 must lie in [0, 2^31)'),
+    ({'decode.seed': 2**31}, 'decode.seed=2147483648'),
     ({'model.dropout': 1.0}, 'model.dropout=1.0'),
     ({'optim.epsilon': 0.0}, 'optim.epsilon=0.0'),
     ({'decode.temperature': 0.0}, 'decode.strategy=greedy'),

@@ -329,7 +329,12 @@ class TrainConfig:
     'of silence after which a stuck process leaves; 0: never',
     affects='run',
   )
-  patience: int = number(0, 'stop after that many evaluations; 0: never')
+  patience: int = number(
+    0,
+    'evaluations without a better best_metric after which training ends; 0: '
+    'never',
+    affects='run',
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,10 +38,15 @@ BOUNDS = (
     'must be at least 1',
   ),
   Bound(
-    """train.seed train.noise_seed data.seed decode.seed train.patience
-    train.keep_best train.keep_every train.max_skipped_steps
-    train.step_timeout_seconds data.task_train_size decode.top_k
-    decode.extra_length decode.alpha optim.clip_norm optim.learning_rate""",
+    'train.seed train.noise_seed data.seed decode.seed',
+    lambda value: 0 <= value < 2**31,
+    'must lie in [0, 2^31)',
+  ),
+  Bound(
+    """train.patience train.keep_best train.keep_every
+    train.max_skipped_steps train.step_timeout_seconds data.task_train_size
+    decode.top_k decode.extra_length decode.alpha optim.clip_norm
+    optim.learning_rate""",
     lambda value: value >= 0,
     'must not be negative',
   ),

@@ -22,7 +22,7 @@ from experiments import evaluate as evaluate_program
 from experiments import translate as translate_program
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError, DecodeConfig
-from transformer_jax.fields import override
+from transformer_jax.fields import flatten, override
 from transformer_jax.inference import restore, translate
 from transformer_jax.training import record
 
@@ -221,11 +221,11 @@ def test_tokenised_text_is_scored_as_it_stands_and_says_so(
 
 
 def test_results_of_other_settings_have_other_names(workdir, tmp_path):
-  def path(*, decode=(), tokenize='13a', files=()):
+  def path(split='test', *, decode=(), tokenize='13a', files=()):
     own = dataclasses.asdict(DecodeConfig(**dict(decode)))
     return evaluate_program.results_path(
       workdir,
-      'test',
+      split,
       dict(
         decode=own,
         tokenize=tokenize,
@@ -249,6 +249,7 @@ def test_results_of_other_settings_have_other_names(workdir, tmp_path):
   ]
   assert len(set(found)) == len(found)
   assert path() == path() and '/results/test-beam4-alpha0.6-step24' in path()
+  assert '/results/2016-test-beam4' in path('2016/test')
 
 
 @pytest.mark.parametrize(
@@ -298,6 +299,53 @@ def test_evaluate_refuses_in_one_line(call, arguments, told):
   code, out, err = call('evaluate', *arguments)
   assert code == 2 and out == ''
   assert told in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', ['stdin', 'stdout'])
+def test_translate_needs_both_ends(workdir, monkeypatch, name):
+  options = types.SimpleNamespace(workdir=workdir)
+  monkeypatch.setattr(sys, name, None)  # As `<&-` and `>&-` leave it.
+  with pytest.raises(ConfigError, match='stdin or stdout is closed'):
+    translate_program.main(Config(), options)
+
+
+def test_a_line_beyond_the_positions_is_refused_before_any_work(
+  call, run, monkeypatch
+):
+  monkeypatch.setattr(translate_program, 'LINES', 2)
+  model = run.model.config
+  short = dataclasses.replace(model, position='learned', max_positions=4)
+  limited = run._replace(model=run.model.clone(config=short))
+  monkeypatch.setattr(restore, 'load_run', lambda *_: limited)
+  lines = [words(run, 5)] * 4 + [words(run, 4, 5, 6, 7)]
+  code, out, err = call('translate', stdin='\n'.join(lines).encode())
+  assert code == 2 and out == ''
+  assert 'line 5 has 5 tokens' in err
+
+
+def test_translate_answers_the_system_in_one_line(call, monkeypatch):
+  def fail(*arguments):
+    raise PermissionError(13, 'Permission denied', '/run/joint.model')
+
+  monkeypatch.setattr(restore, 'load_run', fail)
+  code, out, err = call('translate')
+  assert code == 2 and out == ''
+  assert '/run/joint.model: Permission denied; mend this' in err
+
+
+def test_a_home_folder_is_not_made_anew(config, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  monkeypatch.chdir(tmp_path)
+  evaluate_program.split_pairs(config.data, 'test', '~/run')
+  assert [path.name for path in tmp_path.iterdir()] == ['home']
+
+
+def test_what_a_run_has_may_be_given(workdir):
+  own = restore.config_of(types.SimpleNamespace(workdir=workdir, overrides={}))
+  flat = flatten(own)
+  given = {path: flat[path] for path in ('model.d_model', 'train.seed')}
+  options = types.SimpleNamespace(workdir=workdir, overrides=given)
+  assert restore.config_of(options) == own
 
 
 def test_evaluate_answers_the_system_in_one_line(call, monkeypatch):

@@ -48,11 +48,14 @@ def test_patience_stops_and_stays(train, tmp_path):
   # Nothing is learnt, so no evaluation is better than the first.
   still = dict(optim__learning_rate=0.0, train__patience=1)
   code, err = train(**still)
-  assert code == 0 and 'finished at step 16' in err
+  assert code == 0 and 'finished at step 16 of 24: no better validation' in err
   metrics = (tmp_path / 'run' / 'metrics.jsonl').read_bytes()
   code, err = train(**still, train__steps=100)
-  assert code == 0 and 'is finished at step 16' in err
+  assert code == 0 and 'is finished at step 16 of 100: no better' in err
   assert (tmp_path / 'run' / 'metrics.jsonl').read_bytes() == metrics
+  # With more of it the run goes on where it stopped.
+  code, err = train(**still | dict(train__patience=0))
+  assert code == 0 and 'finished at step 24\n' in err
 
 
 def test_patience_is_counted_from_the_best(set_up):

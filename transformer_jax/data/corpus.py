@@ -74,8 +74,9 @@ def open_corpus(
   Raises:
     ConfigError: one line, for any input that cannot be used.
   """
-  own = os.path.join(workdir, 'vocabulary') if workdir is not None else None
-  saved = None
+  own, saved = None, None
+  if workdir is not None:
+    own = os.path.join(os.path.expanduser(workdir), 'vocabulary')
   if own is not None and os.path.isdir(own):
     saved = load_vocabularies(own)
   corpus: Corpus

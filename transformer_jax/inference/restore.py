@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformer_jax import plugins
 from transformer_jax.config import Config, ConfigError, MeshConfig
-from transformer_jax.fields import FIELDS, override
+from transformer_jax.fields import FIELDS, flatten, override
 from transformer_jax.training import hosts, record
 from transformer_jax.training.guard import Watchdog
 
@@ -51,11 +51,12 @@ def config_of(options: types.SimpleNamespace) -> Config:
     ConfigError: there is no run, or a flag would make it another one.
   """
   config = record.read_config(options.workdir)
+  own = flatten(config)
   for path, value in options.overrides.items():
     moved = path == 'data.source' and record.same_source(
       config.data.source, value
     )
-    if not moved and not path.startswith(FREE):
+    if not (moved or value == own[path] or path.startswith(FREE)):
       raise ConfigError(
         f'--{path} belongs to the run in {options.workdir} and stays as it '
         'was trained; only decode.* flags and mesh.* may be given here, '

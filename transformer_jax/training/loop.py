@@ -90,7 +90,7 @@ def train(
       start = int(state.step)
       if finished(run, start) and not owes_evaluation(run, start):
         run.checkpoints.tidy()
-        progress.say(f'{workdir} is finished at step {start}')
+        progress.say(f'{workdir} is {ending(config, start)}')
         return FINISHED
       run.checkpoints.trial(state)
       with Watchdog(config.train.step_timeout_seconds) as watchdog:
@@ -176,7 +176,7 @@ def go_on(
     except StoppedError:
       return preempted(run, step)
     if finished(run, step):
-      run.progress.say(f'finished at step {step}')
+      run.progress.say(ending(config, step))
       return FINISHED
   pending: tuple[int, int, Metrics] | None = None
   while True:
@@ -211,8 +211,19 @@ def go_on(
       return preempted(run, step)
     if last or (due and hosts.agreed(out_of_patience(run))):
       run.checkpoints.wait()
-      run.progress.say(f'finished at step {step}')
+      run.progress.say(ending(run.config, step))
       return FINISHED
+
+
+def ending(config: Config, step: int) -> str:
+  """That a run is finished, and why where it is before its last step."""
+  if step >= config.train.steps:
+    return f'finished at step {step}'
+  return (
+    f'finished at step {step} of {config.train.steps}: no better validation '
+    f'{best_metric(config)} in {config.train.patience} evaluations '
+    '(train.patience)'
+  )
 
 
 def preempted(run: Run, step: int) -> int:
