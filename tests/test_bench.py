@@ -416,7 +416,7 @@ def test_cost_computes_all_choices_in_one_way(monkeypatch):
   assert len(cost.suite({}, rounds=2)) == len(cost.cases({}))
   assert len({one['pairs'] for one in given}) == 1 and given[0]['pairs']
   model = ablation_cost.new_model(tiny_config(), cost.SHAPE, pairs=7)
-  attend: Any = model.attend
+  attend: Any = model.attention_fn
   assert attend.keywords == {'pairs': 7}
 
 

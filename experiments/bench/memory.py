@@ -78,7 +78,7 @@ def compiled(config: Config, sizes: Sizes) -> Program:
   """The step of a model whose attention is as `auto` has it."""
   key, traced = randomness.seed_key(config.train.seed), numbers(config)
   attend = implementations.choose(config.model, platform='cpu')
-  model = train.new_model(config).clone(attend=attend)
+  model = train.new_model(config).clone(attention_fn=attend)
   start: Any = jax.jit(initial_state(config, model))
   steps: Any = jax.jit(train_steps(config, model), donate_argnums=0)
   given = train.random_batches(config, sizes), jnp.int32(1), key, traced

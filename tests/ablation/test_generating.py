@@ -63,7 +63,7 @@ def test_what_a_member_writes_is_computed_in_one_way_in_all_arms():
   )
   members = [Member(config, pathlib.Path())]
   own = generating.Generating(study, members, corpus)
-  attend: Any = own.model(config).attend
+  attend: Any = own.model(config).attention_fn
   assert pairs and attend.keywords == {'pairs': pairs}
   # Members of one program compile it once.
   assert own.model(config) == own.model(config)

@@ -41,7 +41,7 @@ def test_to_watch_changes_nothing(run):
     return model.apply(variables(run.params), *arrays, method='hidden')
 
   def kept(place, q, k, v, mask, how):
-    return run.model.attend(q, k, v, mask, how), place.x_BTD[0, 0, 0]
+    return run.model.attention_fn(q, k, v, mask, how), place.x_BTD[0, 0, 0]
 
   watched, seen = watch(run.model, hidden, kept)
   np.testing.assert_array_equal(watched, hidden(run.model))

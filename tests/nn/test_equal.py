@@ -199,13 +199,13 @@ def test_heads_are_single_heads_summed_through_blocks_of_the_output():
   config = ModelConfig(d_model=12, heads=3, d_k=4, d_v=5)
   x_BTD, y_BSD = normal(0, 2, 5, 12), normal(1, 2, 7, 12)
   see_BTS = jnp.ones((1, 1, 7), bool)
-  around = layers.Around(layers.site_scales(config), see_BTS[0])
+  context = layers.LayerContext(layers.site_scales(config), see_BTS[0])
 
   def attend(config, params):
     own = layers.MultiHeadAttention(
       config, 'cross', attention.attention, parent=None
     ).bind({'params': params})
-    return own.attend(x_BTD, own.keys_values(y_BSD), see_BTS, around, None)
+    return own.attend(x_BTD, own.keys_values(y_BSD), see_BTS, context, None)
 
   params = {
     'w_q_DHK': normal(2, 12, 3, 4),

@@ -422,7 +422,7 @@ def test_what_is_compared_trains_by_one_program(config, monkeypatch):
   seen = []
 
   def steps(config, model, place):
-    seen.append(model.attend)
+    seen.append(model.attention_fn)
     return state_lib.train_steps(config, model)
 
   monkeypatch.setattr(population, 'population_steps', steps)
@@ -430,6 +430,6 @@ def test_what_is_compared_trains_by_one_program(config, monkeypatch):
   for pairs in (0, 5):
     place = place_lib.on(devices, pairs=pairs)
     programs = population._programs(config, (16, 16), place, 1)
-    assert programs.model.attend is implementations.by_shape
+    assert programs.model.attention_fn is implementations.by_shape
   assert seen[0] is implementations.by_shape
   assert seen[1].func is seen[0] and seen[1].keywords == {'pairs': 5}

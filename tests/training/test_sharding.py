@@ -137,7 +137,7 @@ class Program:
     self.layout = sharding.layout(config.mesh)
     attend = ring.serve(config.model, self.layout, platform='cpu').attend
     self.model = Transformer(
-      config.model, VOCABULARY, VOCABULARY, attend, self.layout.around
+      config.model, VOCABULARY, VOCABULARY, attend, self.layout.wrap_layer
     )
     start, self.shapes, self.key = initial(config.model.norm)
     places = self.layout.at_rest(self.shapes)

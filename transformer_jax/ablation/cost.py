@@ -226,9 +226,9 @@ def xla_flops(
 
 def by_formula(model: Transformer, shape: Shape) -> bool:
   """Whether attention is computed by the formula at all sites."""
-  if model.attend is attention.attention:
+  if model.attention_fn is attention.attention:
     return True
-  served = implementations.Served(model.attend, '')
+  served = implementations.Served(model.attention_fn, '')
   S, T = shape.source_length, shape.target_length
   return all(
     implementations.at(served, model.config, shape.rows, queries, keys)

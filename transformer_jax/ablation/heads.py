@@ -101,7 +101,7 @@ def knock_out(
           kept[other].append(without if other == site else whole[other])
 
   def look(place: Place, q_BTHK, k_BSHK, v_BSHE, mask_BTS, how: How):
-    mixed_BTHE = model.attend(q_BTHK, k_BSHK, v_BSHE, mask_BTS, how)
+    mixed_BTHE = model.attention_fn(q_BTHK, k_BSHK, v_BSHE, mask_BTS, how)
     keep_H = place.inputs.astype(mixed_BTHE.dtype)
     return mixed_BTHE * keep_H[None, None, :, None], ()
 

@@ -77,7 +77,7 @@ def decodability(
     _, seen = watch(
       model,
       lambda watched: watched.apply(variables(params), *batch, method='hidden'),
-      lambda place, *arguments: (model.attend(*arguments), ()),
+      lambda place, *arguments: (model.attention_fn(*arguments), ()),
     )
     return seen.joined
 

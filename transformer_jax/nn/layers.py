@@ -111,7 +111,7 @@ def query_rates(config: ModelConfig) -> dict[str, float]:
   return {path: rate for path, rate in rates.items() if rate != 1.0}
 
 
-class Around(NamedTuple):
+class LayerContext(NamedTuple):
   """What a stack tells all its layers beside x.
 
   scales: of the scores at each site.
@@ -139,7 +139,7 @@ class Norm(Module):
     rule, shape = norms.NORMS[self.config.norm], (self.config.d_model,)
     start = {'g_D': jnp.ones, 'b_D': jnp.zeros}
     start |= {'mean_D': jnp.zeros, 'variance_D': jnp.ones}
-    # A name at a time: a draw runs later than the loop that made it.
+    # Bind `name` now: the draw runs after the loop has ended.
     self.own_D = [
       self.own(name, lambda _, name=name: start[name](shape, jnp.float32))
       for name in rule.parameters
@@ -149,10 +149,10 @@ class Norm(Module):
       for name in rule.statistics
     ]
 
-  def __call__(self, x_BTD: Array, around: Around) -> Array:
+  def __call__(self, x_BTD: Array, context: LayerContext) -> Array:
     x = x_BTD.astype(jnp.float32)
     rule = norms.NORMS[self.config.norm]
-    kept = [self.moments(x, around.real_BT)] if rule.statistics else []
+    kept = [self.moments(x, context.real_BT)] if rule.statistics else []
     return rule.apply(x, *self.own_D, *kept).astype(x_BTD.dtype)
 
   def moments(self, x_BTD: Array, real_BT: Array) -> norms.Moments:
@@ -173,11 +173,11 @@ class MultiHeadAttention(Module):
   Attributes:
     config: of the model.
     site: encoder_self, decoder_self or cross.
-    mix: computes `attention.attention`, in its way.
+    attention_fn: computes `attention.attention`, in its way.
   """
 
   site: str
-  mix: Callable[..., Array]
+  attention_fn: Callable[..., Array]
 
   def setup(self):
     c = self.config
@@ -239,7 +239,7 @@ class MultiHeadAttention(Module):
     x_BTD: Array,
     keys_values: tuple[Array, Array],
     mask_BTS: Array,
-    around: Around,
+    context: LayerContext,
     dropout: Dropout | None,
   ) -> Array:
     """What each position of x reads from the keys and values: [B, T, D]."""
@@ -247,19 +247,19 @@ class MultiHeadAttention(Module):
     drop = None
     if dropout is not None and self.config.attention_dropout:
       drop = attention.Drop(dropout.key, dropout.attention)
-    scale = getattr(around.scales, self.site)
+    scale = getattr(context.scales, self.site)
     if self.scale_H is not None:
       scale = scale * self.scale_H
     how = attention.How(
       scale=scale,
       scores=attention.SCORES[self.config.score].scores,
       w=self.w_score,
-      bias_HA=around.bias_HA,
+      bias_HA=context.bias_HA,
       drop=drop,
-      sees=around.sees,
+      sees=context.sees,
     )
-    q_BTHK = _turned(q_BTHK, around.turn)
-    mixed_BTHE = self.mix(q_BTHK, *keys_values, mask_BTS, how)
+    q_BTHK = _turned(q_BTHK, context.turn)
+    mixed_BTHE = self.attention_fn(q_BTHK, *keys_values, mask_BTS, how)
     return attention.join_heads(mixed_BTHE, self.w_o)
 
 
@@ -319,18 +319,22 @@ class Residual(Module):
   def setup(self):
     self.norm = Norm(self.config)
 
-  def enter(self, x_BTD: Array, around: Around) -> Array:
+  def enter(self, x_BTD: Array, context: LayerContext) -> Array:
     """What the sub-layer is given."""
-    norm = functools.partial(self.norm, around=around)
+    norm = functools.partial(self.norm, context=context)
     return NORM_ORDERS[self.config.norm_order].enter(norm, x_BTD)
 
   def leave(
-    self, x_BTD: Array, y_BTD: Array, around: Around, dropout: Dropout | None
+    self,
+    x_BTD: Array,
+    y_BTD: Array,
+    context: LayerContext,
+    dropout: Dropout | None,
   ) -> Array:
     """The sum of the sub-layer's input x and its output y."""
     y_BTD = drop_residual(y_BTD, dropout)
     sum_BTD = RESIDUALS[self.config.residual](x_BTD, y_BTD)
-    norm = functools.partial(self.norm, around=around)
+    norm = functools.partial(self.norm, context=context)
     return NORM_ORDERS[self.config.norm_order].leave(norm, sum_BTD)
 
 
@@ -349,11 +353,11 @@ def within(dropout: Dropout | None, site: str | Array) -> Dropout | None:
 class EncoderLayer(Module):
   """Self-attention, then feed-forward (3.1)."""
 
-  mix: Callable[..., Array] = attention.attention
+  attention_fn: Callable[..., Array] = attention.attention
 
   def setup(self):
     self.self_attention = MultiHeadAttention(
-      self.config, 'encoder_self', self.mix
+      self.config, 'encoder_self', self.attention_fn
     )
     self.self_attention_sum = Residual(self.config)
     self.feed_forward = FeedForward(self.config)
@@ -363,28 +367,28 @@ class EncoderLayer(Module):
     self,
     x_BSD: Array,
     mask_BTS: Array,
-    around: Around,
+    context: LayerContext,
     dropout: Dropout | None,
   ) -> Array:
     site = within(dropout, 'self_attention')
-    h_BSD = self.self_attention_sum.enter(x_BSD, around)
-    keys_values = self.self_attention.keys_values(h_BSD, around.turn)
+    h_BSD = self.self_attention_sum.enter(x_BSD, context)
+    keys_values = self.self_attention.keys_values(h_BSD, context.turn)
     h_BSD = self.self_attention.attend(
-      h_BSD, keys_values, mask_BTS, around, site
+      h_BSD, keys_values, mask_BTS, context, site
     )
-    x_BSD = self.self_attention_sum.leave(x_BSD, h_BSD, around, site)
+    x_BSD = self.self_attention_sum.leave(x_BSD, h_BSD, context, site)
 
     site = within(dropout, 'feed_forward')
-    h_BSD = self.feed_forward_sum.enter(x_BSD, around)
+    h_BSD = self.feed_forward_sum.enter(x_BSD, context)
     h_BSD = self.feed_forward(h_BSD, site)
-    return self.feed_forward_sum.leave(x_BSD, h_BSD, around, site)
+    return self.feed_forward_sum.leave(x_BSD, h_BSD, context, site)
 
   def declare(self) -> None:
     """Creates every parameter; what is computed on these zeros is not used."""
     x_BSD = jnp.zeros((1, 1, self.config.d_model), self.dtype)
     see_BTS = jnp.ones((1, 1, 1), bool)
-    around = Around(site_scales(self.config), see_BTS[0])
-    self(x_BSD, see_BTS, around, None)
+    context = LayerContext(site_scales(self.config), see_BTS[0])
+    self(x_BSD, see_BTS, context, None)
 
 
 class Past(NamedTuple):
@@ -398,14 +402,16 @@ class Past(NamedTuple):
 class DecoderLayer(Module):
   """Masked self-attention, attention to the encoder, feed-forward (3.1)."""
 
-  mix: Callable[..., Array] = attention.attention
+  attention_fn: Callable[..., Array] = attention.attention
 
   def setup(self):
     self.self_attention = MultiHeadAttention(
-      self.config, 'decoder_self', self.mix
+      self.config, 'decoder_self', self.attention_fn
     )
     self.self_attention_sum = Residual(self.config)
-    self.cross_attention = MultiHeadAttention(self.config, 'cross', self.mix)
+    self.cross_attention = MultiHeadAttention(
+      self.config, 'cross', self.attention_fn
+    )
     self.cross_attention_sum = Residual(self.config)
     self.feed_forward = FeedForward(self.config)
     self.feed_forward_sum = Residual(self.config)
@@ -416,7 +422,7 @@ class DecoderLayer(Module):
     self_mask_BTS: Array,
     memory_keys_values: tuple[Array, Array],
     memory_mask_BTS: Array,
-    around: Around,
+    context: LayerContext,
     *,
     past: Past | None = None,
     dropout: Dropout | None = None,
@@ -428,7 +434,7 @@ class DecoderLayer(Module):
       self_mask_BTS: which target positions a target position may see.
       memory_keys_values: `cross_keys_values` of the encoder's output.
       memory_mask_BTS: which source positions it may see.
-      around: what all layers are told.
+      context: what all layers are told.
       past: keys and values of earlier target positions, S long in all.
       dropout: or None when there is none.
 
@@ -436,8 +442,8 @@ class DecoderLayer(Module):
       [B, T, D], and the self-attention's keys and values, the past's included.
     """
     site = within(dropout, 'self_attention')
-    h_BTD = self.self_attention_sum.enter(y_BTD, around)
-    keys_values = self.self_attention.keys_values(h_BTD, around.turn)
+    h_BTD = self.self_attention_sum.enter(y_BTD, context)
+    keys_values = self.self_attention.keys_values(h_BTD, context.turn)
     if past is not None:
       k_BSHK, v_BSHE = keys_values
       keys_values = (
@@ -445,26 +451,26 @@ class DecoderLayer(Module):
         jax.lax.dynamic_update_slice_in_dim(past.v_BSHE, v_BSHE, past.index, 1),
       )
     h_BTD = self.self_attention.attend(
-      h_BTD, keys_values, self_mask_BTS, around, site
+      h_BTD, keys_values, self_mask_BTS, context, site
     )
-    y_BTD = self.self_attention_sum.leave(y_BTD, h_BTD, around, site)
+    y_BTD = self.self_attention_sum.leave(y_BTD, h_BTD, context, site)
 
     site = within(dropout, 'cross_attention')
-    h_BTD = self.cross_attention_sum.enter(y_BTD, around)
+    h_BTD = self.cross_attention_sum.enter(y_BTD, context)
     h_BTD = self.cross_attention.attend(
       h_BTD,
       memory_keys_values,
       memory_mask_BTS,
       # Order, distances and angles are within one sentence, not across two.
-      around._replace(turn=None, bias_HA=None, sees=None),
+      context._replace(turn=None, bias_HA=None, sees=None),
       site,
     )
-    y_BTD = self.cross_attention_sum.leave(y_BTD, h_BTD, around, site)
+    y_BTD = self.cross_attention_sum.leave(y_BTD, h_BTD, context, site)
 
     site = within(dropout, 'feed_forward')
-    h_BTD = self.feed_forward_sum.enter(y_BTD, around)
+    h_BTD = self.feed_forward_sum.enter(y_BTD, context)
     h_BTD = self.feed_forward(h_BTD, site)
-    return self.feed_forward_sum.leave(y_BTD, h_BTD, around, site), keys_values
+    return self.feed_forward_sum.leave(y_BTD, h_BTD, context, site), keys_values
 
   def cross_keys_values(self, memory_BSD: Array) -> tuple[Array, Array]:
     """k_BSHK and v_BSHE of the encoder's output."""
@@ -474,5 +480,5 @@ class DecoderLayer(Module):
     """Creates every parameter; what is computed on these zeros is not used."""
     y_BTD = jnp.zeros((1, 1, self.config.d_model), self.dtype)
     see_BTS = jnp.ones((1, 1, 1), bool)
-    around = Around(site_scales(self.config), see_BTS[0])
-    self(y_BTD, see_BTS, self.cross_keys_values(y_BTD), see_BTS, around)
+    context = LayerContext(site_scales(self.config), see_BTS[0])
+    self(y_BTD, see_BTS, self.cross_keys_values(y_BTD), see_BTS, context)

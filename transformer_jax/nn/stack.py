@@ -26,14 +26,23 @@ def unchanged(body: Callable) -> Callable:
 
 
 class Stack(Module):
-  """N equal layers, their parameters one tree with a leading N."""
+  """N equal layers, their parameters one tree with a leading N.
+
+  Attributes:
+    config: of the model.
+    layer: the class of each.
+    attention_fn: computes `attention.attention`, in its way.
+    wrap_layer: given the body of the scan, gives another. A body is (x_BTD,
+      (number, variables, inputs) of the layer) -> (x_BTD, outputs); variables
+      is the dict that `bind` takes, of parameters and statistics.
+  """
 
   layer: type[EncoderLayer] | type[DecoderLayer]
-  mix: Callable[..., Array]
-  around: Callable[[Callable], Callable]
+  attention_fn: Callable[..., Array]
+  wrap_layer: Callable[[Callable], Callable]
 
   def setup(self):
-    one = self.layer(self.config, self.mix, parent=None)
+    one = self.layer(self.config, self.attention_fn, parent=None)
 
     def draw(key, kind):
       numbers_N = jnp.arange(self.config.layers)
@@ -69,27 +78,27 @@ class Stack(Module):
     Returns:
       What the last layer gives, and what was kept, with a leading N.
     """
-    one = self.layer(self.config, self.mix, parent=None)
+    one = self.layer(self.config, self.attention_fn, parent=None)
 
     learns = self.is_mutable_collection('statistics')
     learns = learns and not self.is_initializing()
 
     def body(x_BTD, slice_N):
-      n, own, inputs = slice_N
-      layer = one.bind(own, mutable=['statistics'] if learns else False)
+      n, variables, inputs = slice_N
+      layer = one.bind(variables, mutable=['statistics'] if learns else False)
       x_BTD, kept = apply(layer, x_BTD, inputs, within(dropout, n))
       return x_BTD, (kept, layer.variables.get('statistics', {}))
 
-    body = self.around(body)
+    body = self.wrap_layer(body)
     if self.config.remat == 'layer':
       body = jax.checkpoint(body)
     numbers_N = jnp.arange(self.config.layers)
-    own_N = {'params': self.layers}
+    variables_N = {'params': self.layers}
     if self.statistics:
-      own_N['statistics'] = self.statistics[0].value
+      variables_N['statistics'] = self.statistics[0].value
     unroll = LAYER_LOOPS[self.config.layer_loop](self.config.layers)
     x_BTD, (kept_N, statistics_N) = jax.lax.scan(
-      body, x_BTD, (numbers_N, own_N, inputs_N), unroll=unroll
+      body, x_BTD, (numbers_N, variables_N, inputs_N), unroll=unroll
     )
     for entry in self.statistics if learns else ():
       entry.value = statistics_N

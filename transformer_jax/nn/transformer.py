@@ -11,10 +11,10 @@ from transformer_jax.data.tokens import BOS, PAD
 from transformer_jax.nn import attention
 from transformer_jax.nn.embeddings import Embedding, Positions
 from transformer_jax.nn.layers import (
-  Around,
   DecoderLayer,
   Dropout,
   EncoderLayer,
+  LayerContext,
   Module,
   Norm,
   Past,
@@ -59,16 +59,16 @@ class Transformer(Module):
     source_vocabulary: tokens that the encoder knows.
     target_vocabulary: V, tokens that the decoder knows; the same ones when all
       embeddings are tied.
-    attend: computes `attention.attention`, in its way; see
+    attention_fn: computes `attention.attention`, in its way; see
       `implementations.choose`.
-    around: given the body of the scan over layers, (x_BTD, (number,
-      parameters, inputs)) -> (x_BTD, kept), gives another; by default itself.
+    wrap_layer: given the body of the scan over layers, gives another; see
+      `Stack`. By default the same one.
   """
 
   source_vocabulary: int
   target_vocabulary: int
-  attend: Callable[..., Array] = attention.attention
-  around: Callable[[Callable], Callable] = unchanged
+  attention_fn: Callable[..., Array] = attention.attention
+  wrap_layer: Callable[[Callable], Callable] = unchanged
 
   def setup(self):
     c = self.config
@@ -86,8 +86,8 @@ class Transformer(Module):
       )
     self.source_positions = Positions(c, 'encoder')
     self.target_positions = Positions(c, 'decoder')
-    self.encoder = Stack(c, EncoderLayer, self.attend, self.around)
-    self.decoder = Stack(c, DecoderLayer, self.attend, self.around)
+    self.encoder = Stack(c, EncoderLayer, self.attention_fn, self.wrap_layer)
+    self.decoder = Stack(c, DecoderLayer, self.attention_fn, self.wrap_layer)
     if c.norm_order == 'pre':
       self.encoder_norm = Norm(c)
       self.decoder_norm = Norm(c)
@@ -136,7 +136,7 @@ class Transformer(Module):
       preferred_element_type=jnp.float32,
     )
 
-  def _around(
+  def _context(
     self,
     place: Positions,
     real_BT: Array,
@@ -145,9 +145,9 @@ class Transformer(Module):
     *,
     start: Array | int = 0,
     queries: int,
-  ) -> Around:
+  ) -> LayerContext:
     """What a stack's layers are told of `queries` positions from `start`."""
-    return Around(
+    return LayerContext(
       site_scales(self.config) if scales is None else scales,
       real_BT,
       place.turn(start, queries, length),
@@ -166,14 +166,16 @@ class Transformer(Module):
     x_BSD = self.source_embedding(source_BS)
     x_BSD = self.source_positions(x_BSD, 0, S)
     x_BSD = drop_residual(x_BSD, within(dropout, 'embedding'))
-    around = self._around(self.source_positions, real_BS, S, scales, queries=S)
+    context = self._context(
+      self.source_positions, real_BS, S, scales, queries=S
+    )
     x_BSD, _ = self.encoder(
       x_BSD,
-      lambda layer, x, _, site: (layer(x, mask_BTS, around, site), None),
+      lambda layer, x, _, site: (layer(x, mask_BTS, context, site), None),
       dropout=dropout,
     )
     if self.config.norm_order == 'pre':
-      x_BSD = self.encoder_norm(x_BSD, around)
+      x_BSD = self.encoder_norm(x_BSD, context)
     return Memory(x_BSD, mask_BTS)
 
   def decode(
@@ -190,23 +192,25 @@ class Transformer(Module):
     y_BTD = self.target_embedding(shift_right(target_BT))
     y_BTD = self.target_positions(y_BTD, 0, T)
     y_BTD = drop_residual(y_BTD, within(dropout, 'embedding'))
-    around = self._around(self.target_positions, real_BT, T, scales, queries=T)
-    around = around._replace(sees=sight.sees)
+    context = self._context(
+      self.target_positions, real_BT, T, scales, queries=T
+    )
+    context = context._replace(sees=sight.sees)
 
     def apply(layer, y_BTD, _, site):
       cross = layer.cross_keys_values(memory.memory_BSD)
       y_BTD, _ = layer(
-        y_BTD, mask_BTS, cross, memory.mask_BTS, around, dropout=site
+        y_BTD, mask_BTS, cross, memory.mask_BTS, context, dropout=site
       )
       return y_BTD, None
 
     y_BTD, _ = self.decoder(y_BTD, apply, dropout=dropout)
-    return self._finish(y_BTD, around)
+    return self._finish(y_BTD, context)
 
-  def _finish(self, y_BTD: Array, around: Around) -> Array:
+  def _finish(self, y_BTD: Array, context: LayerContext) -> Array:
     # Pre-norm leaves the residual stream unnormed: one more norm at the end.
     if self.config.norm_order == 'pre':
-      y_BTD = self.decoder_norm(y_BTD, around)
+      y_BTD = self.decoder_norm(y_BTD, context)
     return y_BTD
 
   def start_cache(self, memory: Memory, length: int) -> Cache:
@@ -246,7 +250,7 @@ class Transformer(Module):
     y_BTD = self.target_positions(y_BTD, index, length)
     seen_BTS = (jnp.arange(length) <= index)[None, None]
     source_mask_BTS = cache.source_mask_NBTS[0]
-    around = self._around(
+    context = self._context(
       self.target_positions,
       jnp.ones((1, 1), bool),
       length,
@@ -261,12 +265,12 @@ class Transformer(Module):
         seen_BTS,
         (cross_k, cross_v),
         source_mask_BTS,
-        around,
+        context,
         past=Past(self_k, self_v, index),
       )
 
     y_BTD, (self_k, self_v) = self.decoder(y_BTD, apply, tuple(cache[:4]))
-    logits_BTV = self.logits(self._finish(y_BTD, around))
+    logits_BTV = self.logits(self._finish(y_BTD, context))
     cache = cache._replace(self_k_NBTHK=self_k, self_v_NBTHE=self_v)
     return logits_BTV[:, 0], cache
 

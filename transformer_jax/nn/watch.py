@@ -170,5 +170,5 @@ def watch(
     return run(*args, **kwargs)
 
   with nn.intercept_methods(intercept):
-    returned = call(model.clone(attend=attend))
+    returned = call(model.clone(attention_fn=attend))
   return returned, seen

@@ -117,7 +117,7 @@ def predict(
     vocabulary,
     vocabulary,
     ring.serve(config.model, layout, platform=first.platform).attend,
-    layout.around,
+    layout.wrap_layer,
   )
   rows, length = batch_shape(config, length)
   parts = config.optim.accumulate

@@ -179,7 +179,7 @@ def planned(
     corpus.vocabularies.source.size,
     corpus.vocabularies.target.size,
     served.attend,
-    layout.around,
+    layout.wrap_layer,
   )
   return plan, model
 

@@ -152,7 +152,7 @@ class Layout(Alone):
   def parameters(self, params: Any) -> Any:
     """Parameters as they are computed with: whole along `fsdp`.
 
-    Stacked ones are left as they are: `around` sees to one layer at a time.
+    Stacked ones stay as they are: `wrap_layer` sees to one layer at a time.
     """
 
     def one(path, leaf):
@@ -172,17 +172,17 @@ class Layout(Alone):
       return leaf
     return _moved(leaf, stored, used)
 
-  def around(self, body: Callable) -> Callable:
-    """A layer's body that is told where its input and parameters lie."""
+  def wrap_layer(self, body: Callable) -> Callable:
+    """The body of a layer, told where its input and variables lie."""
 
     def placed(x_BTD, slice_N):
-      n, params, inputs = slice_N
+      n, variables, inputs = slice_N
       x_BTD = jax.lax.with_sharding_constraint(x_BTD, self.place('BTD'))
-      params = jax.tree.map_with_path(
+      variables = jax.tree.map_with_path(
         lambda path, leaf: self._gather(leaf, letters_of(path, leaf.ndim)),
-        params,
+        variables,
       )
-      return body(x_BTD, (n, params, inputs))
+      return body(x_BTD, (n, variables, inputs))
 
     if self.mesh.shape['fsdp'] == 1:
       return placed

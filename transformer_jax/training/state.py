@@ -200,8 +200,8 @@ class Alone:
     """Inside a step: the parameters, ready to be computed with."""
     return params
 
-  def around(self, body: Callable) -> Callable:
-    """Inside a step: the body of a layer, see `Transformer`."""
+  def wrap_layer(self, body: Callable) -> Callable:
+    """Inside a step: the body of the scan over layers, see `Stack`."""
     return body
 
   def cross_entropy(
