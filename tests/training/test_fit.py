@@ -2,6 +2,7 @@
 
 import math
 import socket
+import types
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,12 @@ def test_an_estimate_is_of_the_program():
   assert 2 * found.params <= found.peak <= 4.1 * found.params
   assert found.activations == found.peak - found.params
   assert found.exchanges == {}
+
+
+def test_a_compiler_that_does_not_say_is_believed():
+  silent = types.SimpleNamespace(memory_analysis=lambda: None)
+  assert fit.peak(silent) == 0
+  fit.admit(fit.peak(silent), room())
 
 
 def test_a_program_of_another_version_is_refused_in_one_line():

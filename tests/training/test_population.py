@@ -14,11 +14,11 @@ import pytest
 
 from tests.generator import as_users_compile, passes_as_users_compile
 from transformer_jax.config import Config, ConfigError
-from transformer_jax.data.batches import open_corpus
+from transformer_jax.data.batches import Shape, open_corpus
 from transformer_jax.fields import override
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.training import loop, population, replicas
+from transformer_jax.training import fit, loop, population, replicas
 from transformer_jax.training import place as place_lib
 from transformer_jax.training import state as state_lib
 from transformer_jax.training.checkpoint import Checkpoints
@@ -380,6 +380,47 @@ def test_time_is_of_the_steps_alone(configs, corpus, tmp_path, monkeypatch):
   )
   assert found is not None
   assert [outcome.step_seconds for outcome in found] == [1.0] * 3
+
+
+@pytest.mark.slow
+def test_time_to_compile_is_not_of_the_steps(configs, tmp_path, monkeypatch):
+  now, compiled = [0.0], []
+
+  def passes(seconds):
+    now[0] += seconds
+
+  compile_ = jax.stages.Lowered.compile
+
+  def slowly(own, *rest):
+    compiled.append(own)
+    passes(1000)
+    return compile_(own, *rest)
+
+  clock = types.SimpleNamespace(monotonic=lambda: now[0])
+  monkeypatch.setattr(replicas, 'time', clock)
+  monkeypatch.setattr(jax.stages.Lowered, 'compile', slowly)
+  # Two shapes; of the smaller one there is no batch before step 6.
+  fields = {'data.task_train_size': 64, 'data.max_tokens': 64}
+  two = override(configs[0], {**fields, 'train.steps': 8})
+  corpus = open_corpus(two.data, workdir=None, progress=print)
+  found = results([two], corpus, tmp_path, progress=passes)
+  assert found is not None
+  assert len(compiled) == 2
+  assert found[0].step_seconds == 1.0
+
+
+def test_memory_is_that_of_the_largest_shape(
+  configs, corpus, tmp_path, monkeypatch
+):
+  asked = []
+  monkeypatch.setattr(Population, 'compiled', lambda own, x: asked.append(x))
+  monkeypatch.setattr(fit, 'peak', lambda found: 0)
+  own = Population(members(configs, tmp_path), corpus, HERE, room=4)
+  # The first has more places for tokens, the second more pairs of them.
+  shapes = [Shape(64, 8, 8), Shape(16, 32, 31)]
+  monkeypatch.setattr(own.plan, 'shapes', shapes)
+  own.bytes()
+  assert asked == [shapes[1]]
 
 
 @pytest.mark.slow

@@ -77,19 +77,8 @@ class Steps:
 
 
 def largest_batches(config: Config, shapes: Sequence[Shape]) -> Batch:
-  """Empty batches of the shape that takes the most memory, as a call has them.
-
-  That is counted in numbers a layer keeps: D and F of each token, and a weight
-  of each head for each pair of tokens.
-  """
-  model = config.model
-
-  def kept(shape: Shape) -> int:
-    width = model.d_model + model.d_ff
-    longest = max(shape.source_length, shape.target_length)
-    return shape.slots * (width + model.heads * longest)
-
-  rows, *lengths = max(shapes, key=kept)
+  """Empty batches of `fit.largest_shape`, as a call has them."""
+  rows, *lengths = fit.largest_shape(config, shapes)
   lead = config.data.batches_per_run, rows
   return Batch(*(np.zeros((*lead, length), np.int32) for length in lengths))
 

@@ -9,12 +9,13 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from transformer_jax.config import Config, ConfigError
+from transformer_jax.data.batches import Shape
 from transformer_jax.training import hosts, program
 
 GIB = 2**30
@@ -94,9 +95,30 @@ class Roofline(NamedTuple):
     return max(zip(self, self._fields, strict=True))[1]
 
 
+def largest_shape(config: Config, shapes: Sequence[Shape]) -> Shape:
+  """Of batches, the one whose step takes the most memory.
+
+  Estimated by what a layer keeps: D + F numbers a token, and one weight for
+  each head and pair of tokens.
+  """
+  model = config.model
+
+  def kept(shape: Shape) -> int:
+    width = model.d_model + model.d_ff
+    longest = max(shape.source_length, shape.target_length)
+    return shape.slots * (width + model.heads * longest)
+
+  return max(shapes, key=kept)
+
+
 def peak(compiled: Any) -> int:
-  """Bytes that a compiled program holds on one device at its worst moment."""
+  """Bytes that a compiled program holds on one device at its worst moment.
+
+  0 where its compiler does not say.
+  """
   memory = compiled.memory_analysis()
+  if memory is None:
+    return 0
   # Arguments that are given away are overwritten by the results.
   return (
     memory.argument_size_in_bytes
@@ -147,7 +169,7 @@ def estimate(
   state = program.tree_bytes(params), program.tree_bytes(optimizer)
   return Estimate(
     *state,
-    activations=peak_bytes - sum(state),
+    activations=max(peak_bytes - sum(state), 0),
     peak=peak_bytes,
     flops=flops,
     moved=float(program.moved(text)),

@@ -218,39 +218,34 @@ class Population:
 
   def call(self, members: Members, step: int, count: int) -> Any:
     """`count` steps of all members from `step`; see `population_steps`."""
-    arguments = (
+    return self.compiled(self.plan.shape(step))(
       *(members, self.batches(step, count), self.counts(count)),
       *(self.key_R2, self.numbers),
     )
-    return self._compiled(self.plan.shape(step), arguments)(*arguments)
 
-  def _compiled(self, shape: Shape, arguments: Any) -> Any:
+  def compiled(self, shape: Shape) -> Any:
+    """The program of a call with batches of this shape."""
     key = (shape, self.config.data.batches_per_run)
     compiled = self.programs.compiled
     if key not in compiled:
-      compiled[key] = self.programs.step.lower(*arguments).compile()
+      rows = (self.room, self.config.data.batches_per_run, shape.rows)
+      batches = Batch(
+        np.zeros((*rows, shape.source_length), np.int32),
+        np.zeros((*rows, shape.target_length), np.int32),
+      )
+      compiled[key] = self.programs.step.lower(
+        *(self.shapes(), batches, self.counts(0)),
+        *(self.key_R2, self.numbers),
+      ).compile()
     return compiled[key]
 
   def bytes(self) -> int:
-    """Of each device: the widest training program and what it reads.
+    """Of each device: the largest training program and what it reads.
 
     0 where that is unknown.
     """
-    widest = max(self.plan.shapes, key=lambda shape: shape.slots)
-    rows = (self.room, self.config.data.batches_per_run, widest.rows)
-    batches = Batch(
-      np.zeros((*rows, widest.source_length), np.int32),
-      np.zeros((*rows, widest.target_length), np.int32),
-    )
-    arguments = (
-      *(self.shapes(), batches, self.counts(0)),
-      *(self.key_R2, self.numbers),
-    )
-    found = self._compiled(widest, arguments).memory_analysis()
-    if found is None:
-      return 0
-    whole = found.argument_size_in_bytes + found.output_size_in_bytes
-    return whole + found.temp_size_in_bytes - found.alias_size_in_bytes
+    largest = fit.largest_shape(self.config, self.plan.shapes)
+    return fit.peak(self.compiled(largest))
 
   def fresh(self) -> Members:
     """All members before their first update."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from transformer_jax.data.batches import Corpus
+from transformer_jax.data.batches import Corpus, Shape
 from transformer_jax.inference.evaluate import Scores
 from transformer_jax.training import place as place_lib
 from transformer_jax.training import population as population_lib
@@ -232,9 +232,16 @@ class _Run:
     if step == 0:
       self.tell(0, members)
     pending: _Pending | None = None
+    shapes: set[Shape] = set()
     while step < train.steps and self.alive():
       count = self.part.steps_in_call(step)
       begun = time.monotonic()
+      shape = self.part.plan.shape(step)
+      if shape not in shapes:
+        # Compiled alone: what runs meanwhile could not be timed.
+        self.read(pending)
+        pending, shapes = None, shapes | {shape}
+        begun += self.seconds_to_compile(shape)
       members, metrics, bad_R = self.part.call(members, step, count)
       # While these steps run, the numbers of those before are read.
       self.read(pending)
@@ -259,8 +266,14 @@ class _Run:
     self.checkpoints.wait()
     return self.outcomes(members)
 
+  def seconds_to_compile(self, shape: Shape) -> float:
+    """Compile for batches of a shape: no part of a step."""
+    begun = time.monotonic()
+    self.part.compiled(shape)
+    return time.monotonic() - begun
+
   def time(self, begun: float, count: int) -> None:
-    """The first call compiles and is not counted."""
+    """The first call warms up and is not counted."""
     if self.timed:
       self.seconds += time.monotonic() - begun
     self.timed += count if self.timed else 1

@@ -21,7 +21,6 @@ from transformer_jax.data.batches import (
   Corpus,
   EndlessPlan,
   Plan,
-  Shape,
   make_plan,
   open_corpus,
 )
@@ -30,6 +29,7 @@ from transformer_jax.nn.implementations import Served
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import (
   compiled,
+  fit,
   hosts,
   origin,
   record,
@@ -219,13 +219,9 @@ def admit_lengths(config: Config, corpus: Corpus) -> None:
 def at_the_widest(
   config: Config, served: Served, plan: Plan | EndlessPlan
 ) -> str:
-  """Which program that is where a batch has the most pairs of tokens."""
-
-  def lengths(shape: Shape) -> tuple[int, int]:
-    longest = max(shape.source_length, shape.target_length)
-    return shape.rows // config.optim.accumulate, longest
-
-  rows, longest = max(map(lengths, plan.shapes), key=lambda x: x[0] * x[1] ** 2)
+  """Which program that is in the step that takes the most memory."""
+  rows, *lengths = fit.largest_shape(config, plan.shapes)
+  rows, longest = rows // config.optim.accumulate, max(lengths)
   name = implementations.at(served, config.model, rows, longest, longest)
   return name and f'; of {rows} sentences of {longest} tokens: {name}'
 
