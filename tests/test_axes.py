@@ -55,6 +55,7 @@ TABLES = {
   'model.activation': (layers.ACTIVATIONS,),
   'model.position': (embeddings.POSITIONS,),
   'model.position_decoder': (embeddings.POSITIONS,),
+  'model.tie': (embeddings.TIES,),
   'model.embedding_scale': (embeddings.EMBEDDING_SCALES,),
   'model.initialization': (initializers.INITIALIZATIONS,),
   'model.compute_dtype': (layers.DTYPES,),

@@ -31,6 +31,27 @@ class Embedding(Module):
     return jnp.take(self.w_VD, tokens_BT, axis=0) * self.dtype(scale)
 
 
+class Tie(NamedTuple):
+  """Names of the tables [V, D] that a model reads; equal names, one table.
+
+  source: of the encoder's tokens.
+  target: of the decoder's tokens.
+  output: of the logits; a name of its own is a parameter, without a scale.
+  """
+
+  source: str
+  target: str
+  output: str
+
+
+# tie (3.4).
+TIES = {
+  'all': Tie('embedding', 'embedding', 'embedding'),
+  'decoder': Tie('source_embedding', 'target_embedding', 'target_embedding'),
+  'none': Tie('source_embedding', 'target_embedding', 'unembedding_VD'),
+}
+
+
 class Position(NamedTuple):
   """How a stack knows where a token stands.
 

@@ -293,20 +293,27 @@ RESIDUALS = {'sum': lambda x, y: x + y, 'none': lambda x, y: y}
 
 
 class NormOrder(NamedTuple):
-  """Where the norm of a sub-layer is; each (norm, x) -> x, normed or not.
+  """Where the norms are; each (norm, x) -> x, normed or not.
 
-  enter: what the sub-layer is given.
-  leave: what becomes of the residual sum.
+  enter: what a sub-layer is given.
+  leave: what becomes of its residual sum.
+  finish: what the last layer of a stack gives.
   """
 
   enter: Callable[..., Array] = lambda norm, x: x
   leave: Callable[..., Array] = lambda norm, x: x
+  finish: Callable[..., Array] = lambda norm, x: x
 
 
-# norm_order: where norms are (3.1).
+def normed(norm: Callable[[Array], Array], x: Array) -> Array:
+  return norm(x)
+
+
+# norm_order: where norms are (3.1). Pre-norm leaves the residual stream
+# unnormed: one more norm at the end.
 NORM_ORDERS = {
-  'post': NormOrder(leave=lambda norm, x: norm(x)),
-  'pre': NormOrder(enter=lambda norm, x: norm(x)),
+  'post': NormOrder(leave=normed),
+  'pre': NormOrder(enter=normed, finish=normed),
 }
 
 

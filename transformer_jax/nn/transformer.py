@@ -1,5 +1,6 @@
 """The encoder-decoder of figure 1: token ids in, logits out."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -9,8 +10,9 @@ from jax import Array
 from transformer_jax.config import ModelConfig
 from transformer_jax.data.tokens import BOS, PAD
 from transformer_jax.nn import attention
-from transformer_jax.nn.embeddings import Embedding, Positions
+from transformer_jax.nn.embeddings import TIES, Embedding, Positions
 from transformer_jax.nn.layers import (
+  NORM_ORDERS,
   DecoderLayer,
   Dropout,
   EncoderLayer,
@@ -72,25 +74,22 @@ class Transformer(Module):
 
   def setup(self):
     c = self.config
-    V = self.target_vocabulary
-    if c.tie == 'all':
-      self.embedding = Embedding(c, V)
-      self.source_embedding = self.target_embedding = self.embedding
-    else:
-      self.source_embedding = Embedding(c, self.source_vocabulary)
-      self.target_embedding = Embedding(c, V)
-    if c.tie == 'none':
+    V, tie = self.target_vocabulary, TIES[c.tie]
+    sizes = {tie.source: self.source_vocabulary, tie.target: V}
+    tables = {n: Embedding(c, size, name=n) for n, size in sizes.items()}
+    self.source_embedding = tables[tie.source]
+    self.target_embedding = tables[tie.target]
+    self.output_embedding = tables.get(tie.output)
+    if self.output_embedding is None:
       shape = (V, c.d_model)
-      self.unembedding_VD = self.parameter(
-        'unembedding_VD', 'unembedding', shape, shape
-      )
+      self.w_output_VD = self.parameter(tie.output, 'unembedding', shape, shape)
     self.source_positions = Positions(c, 'encoder')
     self.target_positions = Positions(c, 'decoder')
     self.encoder = Stack(c, EncoderLayer, self.attention_fn, self.wrap_layer)
     self.decoder = Stack(c, DecoderLayer, self.attention_fn, self.wrap_layer)
-    if c.norm_order == 'pre':
-      self.encoder_norm = Norm(c)
-      self.decoder_norm = Norm(c)
+    # They get parameters only where config.norm_order uses them.
+    self.encoder_norm = Norm(c)
+    self.decoder_norm = Norm(c)
 
   def __call__(
     self,
@@ -123,9 +122,9 @@ class Transformer(Module):
 
   def unembed_VD(self) -> Array:
     """The pre-softmax linear transformation (3.4)."""
-    if self.config.tie == 'none':
-      return self.unembedding_VD
-    return self.target_embedding.w_VD
+    if self.output_embedding is None:
+      return self.w_output_VD
+    return self.output_embedding.w_VD
 
   def logits(self, h_BTD: Array) -> Array:
     """float32 [B, T, V]."""
@@ -174,8 +173,7 @@ class Transformer(Module):
       lambda layer, x, _, site: (layer(x, mask_BTS, context, site), None),
       dropout=dropout,
     )
-    if self.config.norm_order == 'pre':
-      x_BSD = self.encoder_norm(x_BSD, context)
+    x_BSD = self._finish(self.encoder_norm, x_BSD, context)
     return Memory(x_BSD, mask_BTS)
 
   def decode(
@@ -205,13 +203,11 @@ class Transformer(Module):
       return y_BTD, None
 
     y_BTD, _ = self.decoder(y_BTD, apply, dropout=dropout)
-    return self._finish(y_BTD, context)
+    return self._finish(self.decoder_norm, y_BTD, context)
 
-  def _finish(self, y_BTD: Array, context: LayerContext) -> Array:
-    # Pre-norm leaves the residual stream unnormed: one more norm at the end.
-    if self.config.norm_order == 'pre':
-      y_BTD = self.decoder_norm(y_BTD, context)
-    return y_BTD
+  def _finish(self, norm: Norm, x_BTD: Array, context: LayerContext) -> Array:
+    order = NORM_ORDERS[self.config.norm_order]
+    return order.finish(functools.partial(norm, context=context), x_BTD)
 
   def start_cache(self, memory: Memory, length: int) -> Cache:
     """The cache before the first of at most `length` target tokens."""
@@ -270,7 +266,8 @@ class Transformer(Module):
       )
 
     y_BTD, (self_k, self_v) = self.decoder(y_BTD, apply, tuple(cache[:4]))
-    logits_BTV = self.logits(self._finish(y_BTD, context))
+    h_BTD = self._finish(self.decoder_norm, y_BTD, context)
+    logits_BTV = self.logits(h_BTD)
     cache = cache._replace(self_k_NBTHK=self_k, self_v_NBTHE=self_v)
     return logits_BTV[:, 0], cache
 
