@@ -68,6 +68,17 @@ def test_padded_chunks_of_the_loss_are_counted():
   assert products.flop(found, 'loss') == 6 * 48 * 16 * 32
 
 
+def test_work_is_that_of_the_step():
+  counted = breakdown.counted_products(tiny_config(), SIZES)
+  assert products.flop(counted) > 0
+  for other in (
+    tiny_config(model__score='additive'),
+    tiny_config(model__output_projection='none'),
+  ):
+    with pytest.raises(ConfigError, match='--suite=train takes any'):
+      breakdown.counted_products(other, SIZES)
+
+
 def test_take_turns_changes_who_begins():
   calls = []
   names = 'abc'

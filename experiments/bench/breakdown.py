@@ -18,6 +18,7 @@ its parts, or worse: a part may come out a little below nothing.
 """
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,7 +30,7 @@ from experiments.bench import products, train
 from experiments.bench.measure import Contestant, Row, Turns, row, take_turns
 from experiments.bench.products import Product
 from experiments.bench.train import Sizes
-from transformer_jax.config import Config
+from transformer_jax.config import Config, ConfigError
 from transformer_jax.nn import attention
 from transformer_jax.training.loss import projected_cross_entropy
 from transformer_jax.training.state import loss_chunk
@@ -153,9 +154,39 @@ def loss_alone(config: Config, sizes: Sizes) -> Contestant:
   return looped(LOSS, loss, inputs, sizes.steps)
 
 
+def counted_products(config: Config, sizes: Sizes) -> Counter[Product]:
+  """How often each product occurs in a step.
+
+  Raises:
+    ConfigError: the step makes others than these.
+  """
+  V = config.data.vocabulary_size
+  shape = products.Shape(
+    rows=sizes.rows,
+    source_length=sizes.length,
+    target_length=sizes.length,
+    vocabulary=V,
+    chunk=loss_chunk(sizes.rows * sizes.length, V),
+  )
+  counted = products.products_of(config.model, shape)
+  known, whole = products.flop(counted), train.work(config, sizes)
+  # As many by chance: additive scores have another product for each of dot's.
+  other = config.model.score not in ('dot', 'cosine')
+  if other or not math.isclose(known, whole, rel_tol=0.01):
+    raise ConfigError(
+      f"a step makes {whole:.3g} FLOP of products, the paper's {known:.3g}, "
+      'which alone --suite=breakdown knows; --suite=train takes any model'
+    )
+  return counted
+
+
 def suite(config: Config, sizes: Sizes, rounds: int) -> list[Row]:
-  """Rows of the breakdown, of the products, and of the peak."""
-  counted = products.products_of(config.model, train.batch_shape(config, sizes))
+  """Rows of the breakdown, of the products, and of the peak.
+
+  Raises:
+    ConfigError: see `counted_products`.
+  """
+  counted = counted_products(config, sizes)
   single = [*products.squares(), *counted]
   calm = without_dropout(config)
   dtype = config.model.compute_dtype
@@ -247,7 +278,7 @@ def peak_rows(
   giga = products.flop(counted) / 1e9
   bound = sum(seconds[name] for _, name in PARTS)
   facts = (
-    ('work', giga, 'GFLOP', 'a step, by formula'),
+    ('work', giga, 'GFLOP', 'a step'),
     ('peak', peak.value, 'GFLOP/s', f'of {peak.name}'),
     (
       'reached by the step',
