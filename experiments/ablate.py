@@ -19,7 +19,6 @@ Ctrl-C ends at once.
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import re
@@ -34,8 +33,10 @@ from transformer_jax.ablation.study import Overrides, Study
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.fields import override
 
+DEFAULT = 'paper'  # the study of `make ablation`
+
 EXTRA = (
-  flags.Flag('study', str, 'paper', 'what is asked; list shows them'),
+  flags.Flag('study', str, DEFAULT, 'what is asked; list shows them'),
   flags.Flag('workdir', str, '', 'folder of the study'),
   flags.Flag('seeds', int, 0, 'runs of each arm; those planned by default'),
   flags.Flag('shard', str, '', 'i/n: worker i of n, from 0'),
@@ -323,7 +324,7 @@ def main(
 
 def conclude(folder: pathlib.Path) -> None:
   """The verdicts, and the report of a finished study."""
-  from transformer_jax.ablation import declaration, stats
+  from transformer_jax.ablation import declaration, report, stats
   from transformer_jax.ablation import results as results_lib
   from transformer_jax.ablation.screen import verdict
 
@@ -335,9 +336,7 @@ def conclude(folder: pathlib.Path) -> None:
       print(verdict(row, chosen))
   if said := stats.promise(rows):
     print(said)
-  if importlib.util.find_spec('transformer_jax.ablation.report') is not None:
-    report = importlib.import_module('transformer_jax.ablation.report')
-    print(f'report: {report.write(folder)}')
+  print(f'report: {report.write(folder)}')
 
 
 if __name__ == '__main__':

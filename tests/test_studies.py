@@ -118,7 +118,7 @@ def test_a_factor_on_products_is_none_of_sums_and_cosines(name):
 
 
 def test_default_study_answers_the_founding_questions():
-  study = studies.load(studies.DEFAULT)
+  study = studies.load(ablate.DEFAULT)
   assert study.seeds >= 5
   assert [arm.role for arm in study.arms].count('known_bad') == 1
   assert study.tuning is not None
@@ -434,7 +434,7 @@ def test_both_verdicts_are_printed_and_the_width_of_the_basin(
 
 def test_arms_of_a_study_are_computed_in_one_way():
   """The default study's by the formula, whose bits its report has."""
-  study = studies.load(studies.DEFAULT)
+  study = studies.load(ablate.DEFAULT)
   pairs = cells.shared_pairs(study, 'cpu')
   said = cells.computed_by(study, 'cpu')
   assert pairs and 'of every arm: the formula; alone, not all' in said
@@ -459,7 +459,7 @@ def test_studies_of_the_softmax_keep_every_probe():
   """But the default one, whose report is committed with those it drew."""
   for name in ('scaling', 'sites'):
     assert studies.load(name).probes == study_lib.PROBES
-  assert len(studies.load(studies.DEFAULT).probes) == 5
+  assert len(studies.load(ablate.DEFAULT).probes) == 5
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,13 @@ def parse(
   Raises:
     ConfigError: with one line, for anything that cannot be used.
   """
-  values = _parse_values(arguments, extra)
+  return _finished(_parse_values(arguments, extra), extra, base)
+
+
+def _finished(
+  values: absl_flags.FlagValues, extra: Sequence[Flag], base: Base | None
+) -> tuple[Config, types.SimpleNamespace]:
+  """What `parse` returns, of words that are flag values already."""
   for flag in extra:
     if flag.required and not values[flag.name].present:
       raise ConfigError(f'--{flag.name} is needed: {flag.help}')
@@ -298,7 +304,7 @@ def run(
       for name, preset in _presets().items():
         print(f'{name:10} {preset.doc}')
       sys.exit(0)
-    config, options = parse(words, extra=extra, base=base)
+    config, options = _finished(values, extra, base)
     sys.exit(main(config, options))
   except ConfigError as error:
     _fail(error)

@@ -16,8 +16,6 @@ from transformer_jax.ablation.checks import check
 from transformer_jax.ablation.study import Study
 from transformer_jax.config import ConfigError, closest
 
-DEFAULT = 'paper'
-
 
 def _here() -> list[str]:
   return [module.name for module in pkgutil.iter_modules(__path__)]

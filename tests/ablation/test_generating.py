@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from experiments import studies
+from experiments import ablate, studies
 from tests.ablation.small import changed
 from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import generating
@@ -53,7 +53,7 @@ def test_distances_are_kept_beside_the_total(monkeypatch):
 
 
 def test_what_a_member_writes_is_computed_in_one_way_in_all_arms():
-  study = studies.load(studies.DEFAULT)
+  study = studies.load(ablate.DEFAULT)
   pairs = cells_lib.shared_pairs(study, 'cpu')
   config = cells_lib.arm_config(study, study.arms[0])
   size: Any = types.SimpleNamespace(size=8)

@@ -51,8 +51,6 @@ def test_log_rank_statistic_and_permutation():
     for chosen in combinations(range(8), 4)
   )
   assert ours.p_value == pytest.approx(extreme / 70)
-  assert (ours.median_variant, ours.median_baseline) == (5, 8)
-  assert (ours.reached_variant, ours.reached_baseline) == (3, 2)
 
 
 def test_log_rank_agrees_with_the_normal_approximation_at_many_runs():
@@ -68,8 +66,7 @@ def test_log_rank_agrees_with_the_normal_approximation_at_many_runs():
 
 def test_nothing_reached_is_no_evidence():
   never = crossing([9, 9, 9], [False] * 3)
-  ours = survival.log_rank(never, never)
-  assert (ours.p_value, ours.median_variant) == (1.0, np.inf)
+  assert survival.log_rank(never, never).p_value == 1.0
 
 
 def test_mcnemar_by_hand():

@@ -73,7 +73,6 @@ class Cost(NamedTuple):
     norms.
   flops_per_token: of a training step's matrix products, by formula, a target
     token.
-  products_per_token: the same, counted in the step as it was written.
   xla_flops_per_token: XLA's count of all operations, layers written out and
     attention by the formula.
   peak_memory: bytes at the step's worst moment, as compiled.
@@ -85,7 +84,6 @@ class Cost(NamedTuple):
 
   parameters: dict[str, int]
   flops_per_token: float
-  products_per_token: float
   xla_flops_per_token: float
   peak_memory: int
   compile_seconds: float
@@ -131,7 +129,6 @@ def of(
   return Cost(
     parameters=parts,
     flops_per_token=training_flops(config.model, shape) / tokens,
-    products_per_token=products / tokens,
     xla_flops_per_token=xla_flops(model, config, shape, compiled) / tokens,
     peak_memory=need.peak,
     compile_seconds=compile_seconds,

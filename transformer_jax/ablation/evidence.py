@@ -30,7 +30,6 @@ EQUIVALENT = 'equivalent'
 NOT_ENOUGH = 'not enough evidence'
 NOT_SENSITIVE = 'not sensitive'
 NO_VERDICT = 'no verdict'
-VERDICTS = (BETTER, WORSE, EQUIVALENT, NOT_ENOUGH, NOT_SENSITIVE, NO_VERDICT)
 
 
 class Evidence(NamedTuple):

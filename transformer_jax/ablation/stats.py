@@ -84,14 +84,12 @@ class Finding(NamedTuple):
 
   seeds_needed: about how many seeds would decide; None: it is decided, or no
     number can be named.
-  p_equivalent: of two one-sided tests, unadjusted; nan where not asked.
   pairing: what pairing by seed bought.
   notes: sentences, the weightiest first.
   """
 
   comparison: Comparison
   seeds_needed: int | None
-  p_equivalent: float
   pairing: paired.Pairing
   notes: tuple[str, ...]
 
@@ -214,7 +212,6 @@ def _finding(
   return Finding(
     comparison=_row(pair, weighed, planning, p[0], verdict),
     seeds_needed=planning.seeds_needed if verdict == NOT_ENOUGH else None,
-    p_equivalent=float(weighed.evidence.p_equivalent),
     pairing=bought,
     notes=(*notes, bought.statement),
   )

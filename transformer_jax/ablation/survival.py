@@ -49,17 +49,10 @@ class LogRank(NamedTuple):
 
   statistic: normal deviate; positive: the variant gets there sooner.
   p_value: two-sided.
-  median_variant, median_baseline: steps; infinite where fewer than half of
-    the runs got there.
-  reached_variant, reached_baseline: runs that got there.
   """
 
   statistic: float
   p_value: float
-  median_variant: float
-  median_baseline: float
-  reached_variant: int
-  reached_baseline: int
 
 
 def first_crossing(
@@ -116,12 +109,6 @@ def _labellings(runs: int, of: int) -> NDArray[np.float64]:
   return labels_MI
 
 
-def _median(crossing: Crossing) -> float:
-  steps_R = np.where(crossing.reached_R, crossing.steps_R, np.inf)
-  # The lower of two middle runs: half of the runs have got there by then.
-  return float(np.sort(steps_R)[(len(steps_R) - 1) // 2])
-
-
 def log_rank(variant: Crossing, baseline: Crossing) -> LogRank:
   """Log-rank test of two arms, its p-value by exchanging the arms' runs.
 
@@ -144,11 +131,9 @@ def log_rank(variant: Crossing, baseline: Crossing) -> LogRank:
   runs = len(variant.steps_R)
   steps_I = np.concatenate([variant.steps_R, baseline.steps_R])
   reached_I = np.concatenate([variant.reached_R, baseline.reached_R])
-  medians = (_median(variant), _median(baseline))
-  counts = (int(variant.reached_R.sum()), int(baseline.reached_R.sum()))
   score_I = log_rank_scores(steps_I, reached_I)
   if not reached_I.any() or np.ptp(score_I) < TIE:
-    return LogRank(0.0, 1.0, *medians, *counts)
+    return LogRank(0.0, 1.0)
   labels_MI = _labellings(len(steps_I), runs)
   size_M = np.abs(labels_MI @ score_I)
   as_far = int(np.count_nonzero(size_M >= abs(score_I[:runs].sum()) - TIE))
@@ -160,7 +145,7 @@ def log_rank(variant: Crossing, baseline: Crossing) -> LogRank:
   )
   # scipy's sign is that of the second arm lasting longer.
   statistic = float(stats.logrank(x=first, y=second).statistic)
-  return LogRank(statistic, p_value, *medians, *counts)
+  return LogRank(statistic, p_value)
 
 
 def failure_rates(variant_R: ArrayLike, baseline_R: ArrayLike) -> Failures:

@@ -2,8 +2,7 @@
 
 import pytest
 
-from transformer_jax.ablation import evidence
-from transformer_jax.ablation.report import answers
+from transformer_jax.ablation.report import answers, contents
 
 ROW = dict(
   variant='b',
@@ -87,7 +86,7 @@ def test_the_floor_has_words():
 
 def test_every_verdict_has_words_in_every_language():
   for language in answers.LANGUAGES:
-    assert set(answers.WORDS[language]) == set(evidence.VERDICTS)
+    assert set(answers.WORDS[language]) == set(contents.MARKS)
 
 
 def test_open_limits_are_infinite_and_one_seed_has_no_interval():

@@ -24,41 +24,25 @@ class Metric(NamedTuple):
 
   name: Mapping[str, str]
   unit: Mapping[str, str]
-  better: str
 
 
+# A share has no unit.
+PLAIN: Mapping[str, str] = dict.fromkeys(LANGUAGES, '')
 METRICS = {
   'loss': Metric(
     {'en': 'held-out loss', 'ko': '검증 손실'},
     {'en': 'nats a token', 'ko': 'nat/토큰'},
-    'lower',
   ),
-  'accuracy': Metric(
-    {'en': 'token accuracy', 'ko': '토큰 정확도'},
-    {'en': '', 'ko': ''},
-    'higher',
-  ),
-  'exact': Metric(
-    {'en': 'exact match', 'ko': '완전 일치율'}, {'en': '', 'ko': ''}, 'higher'
-  ),
+  'accuracy': Metric({'en': 'token accuracy', 'ko': '토큰 정확도'}, PLAIN),
+  'exact': Metric({'en': 'exact match', 'ko': '완전 일치율'}, PLAIN),
   'steps_to_threshold': Metric(
     {'en': 'steps to the threshold', 'ko': '기준값 도달 단계 수'},
     {'en': 'steps', 'ko': '단계'},
-    'lower',
   ),
   'generated': Metric(
-    {'en': 'generated exactly', 'ko': '자유 생성 완전 일치율'},
-    {'en': '', 'ko': ''},
-    'higher',
+    {'en': 'generated exactly', 'ko': '자유 생성 완전 일치율'}, PLAIN
   ),
-  'pronoun': Metric(
-    {'en': 'pronouns right', 'ko': '대명사 정확도'},
-    {'en': '', 'ko': ''},
-    'higher',
-  ),
-  'bleu': Metric(
-    {'en': 'BLEU', 'ko': 'BLEU'}, {'en': 'points', 'ko': '점'}, 'higher'
-  ),
+  'pronoun': Metric({'en': 'pronouns right', 'ko': '대명사 정확도'}, PLAIN),
 }
 
 WORDS = {
@@ -85,14 +69,6 @@ WORDS = {
     evidence.NO_VERDICT: '‘{variant}’, ‘{baseline}’의 비교에는 판정을 내리지 '
     '않습니다{few}: {gap}.',
   },
-}
-VERDICTS_KO = {
-  evidence.BETTER: '더 좋음',
-  evidence.WORSE: '더 나쁨',
-  evidence.EQUIVALENT: '동등',
-  evidence.NOT_ENOUGH: '근거 부족',
-  evidence.NOT_SENSITIVE: '민감도 부족',
-  evidence.NO_VERDICT: '판정 없음',
 }
 PARTS = {
   'en': dict(
@@ -127,9 +103,8 @@ PARTS = {
 
 def metric(name: str) -> Metric:
   """How this metric is called; one that is not listed keeps its own name."""
-  own = dict.fromkeys(LANGUAGES, name)
-  none = dict.fromkeys(LANGUAGES, '')
-  return METRICS.get(name, Metric(own, none, 'lower'))
+  own: Mapping[str, str] = dict.fromkeys(LANGUAGES, name)
+  return METRICS.get(name, Metric(own, PLAIN))
 
 
 def number(value: float | None, *, signed: bool = False) -> str:

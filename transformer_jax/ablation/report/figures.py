@@ -15,7 +15,9 @@ from transformer_jax.ablation.report.reading import (
   Row,
   Run,
   arm_of,
+  median_of,
 )
+from transformer_jax.ablation.study import METRICS
 
 
 def _mean_curve(runs: Sequence[Run], split: str, metric: str):
@@ -168,7 +170,7 @@ def forest(results: Results, metric: str) -> style.Picture | None:
   texts = [_comparison(row) for row in rows]
   line = 0.55 if any('\n' in text for text in texts) else 0.42
   named = answers.metric(metric)
-  sign = paired.direction(named.better)
+  sign = paired.direction(METRICS[metric])
 
   def paint(figure: Any) -> None:
     axes = figure.subplots()
@@ -208,12 +210,6 @@ def forest(results: Results, metric: str) -> style.Picture | None:
   )
 
 
-def _cost(runs: Sequence[Run], name: str) -> float:
-  values = [run.number(name) for run in runs]
-  known = [value for value in values if math.isfinite(value)]
-  return float(np.median(known)) if known else math.nan
-
-
 COSTS: dict[str, tuple[str, Callable[[float], float]]] = {
   'step_seconds': ('milliseconds a step', lambda value: 1e3 * value),
   'flops_per_token': (
@@ -234,7 +230,7 @@ def quality_against_cost(
     runs = results.of(name, phase)
     values = [run.value(metric) for run in runs]
     values = [value for value in values if math.isfinite(value)]
-    price = scaled(_cost(runs, cost))
+    price = scaled(median_of(runs, cost))
     if values and math.isfinite(price):
       points[name] = (price, np.array(values))
   if len({price for price, _ in points.values()}) < 2:

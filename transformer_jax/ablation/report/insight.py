@@ -6,13 +6,9 @@ from typing import Any
 import numpy as np
 
 from transformer_jax.ablation.report import answers, style
-from transformer_jax.ablation.report.reading import (
-  PHASES,
-  Results,
-  Run,
-  find_arm,
-)
+from transformer_jax.ablation.report.reading import PHASES, Results, Run
 from transformer_jax.ablation.report.tables import Table
+from transformer_jax.ablation.study import find_arm
 
 # Drawn; other probes are in the table only.
 SERIES = {
@@ -152,7 +148,7 @@ def _others(results: Results, run: Run) -> str:
   """What an arm sets apart from d_k: arms that share it share a line."""
   words = [
     f'{path.split(".")[-1]}={value}'
-    for path, value in find_arm(results, run.variant).overrides.items()
+    for path, value in find_arm(results.study, run.variant).overrides.items()
     if path not in WIDTHS
   ]
   return ', '.join(words) or 'as the baseline'

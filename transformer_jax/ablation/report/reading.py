@@ -2,12 +2,13 @@
 
 import math
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformer_jax.ablation import declaration, folder
 from transformer_jax.ablation import results as results_lib
-from transformer_jax.ablation.study import Arm, Study, study_hash
+from transformer_jax.ablation.study import Study, study_hash
 from transformer_jax.config import Config, ConfigError
 
 PAPER, TUNED = 'paper', 'tuned'
@@ -127,8 +128,10 @@ def arm_of(label: str) -> str:
   return label.removesuffix(' (tuned)')
 
 
-def find_arm(results: Results, name: str) -> Arm:
-  return next(arm for arm in results.study.arms if arm.name == name)
+def median_of(runs: Sequence[Run], name: str) -> float:
+  """Median of a number of results; nan where no run has it."""
+  known = [x for x in (run.number(name) for run in runs) if math.isfinite(x)]
+  return statistics.median(known) if known else math.nan
 
 
 def _curves(lines: Sequence[Mapping[str, Any]]) -> Curves:

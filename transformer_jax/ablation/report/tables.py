@@ -17,6 +17,7 @@ from transformer_jax.ablation.report.reading import (
   Row,
   Run,
   arm_of,
+  median_of,
 )
 
 NONE = '–'
@@ -29,12 +30,6 @@ class Table(NamedTuple):
   columns: tuple[str, ...]
   rows: list[tuple[str, ...]]
   note: str = ''
-
-
-def _median(runs: Sequence[Run], name: str) -> float:
-  values = [run.number(name) for run in runs]
-  known = [value for value in values if math.isfinite(value)]
-  return float(np.median(known)) if known else math.nan
 
 
 def _size(value: float) -> str:
@@ -67,7 +62,7 @@ def mean_of(runs: Sequence[Run], metric: str) -> float:
 
 
 def _costs(runs: Sequence[Run]) -> tuple[str, ...]:
-  return tuple(form(_median(runs, name)) for _, name, form in COSTS)
+  return tuple(form(median_of(runs, name)) for _, name, form in COSTS)
 
 
 def _judged(row: Row) -> tuple[str, ...]:

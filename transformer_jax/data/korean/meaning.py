@@ -78,18 +78,6 @@ class Predicate:
 
 Meaning = Plain | Copula | Pronoun | Predicate
 
-TYPES: dict[str, type] = {
-  'plain': Plain,
-  'copula': Copula,
-  'pronoun': Pronoun,
-  'predicate': Predicate,
-}
-
-
-def type_of(meaning: Meaning) -> str:
-  """The name of its type in TYPES."""
-  return next(name for name, kind in TYPES.items() if isinstance(meaning, kind))
-
 
 def distance(meaning: Meaning) -> int:
   """Clauses between a question and its answer.
