@@ -9,8 +9,15 @@ that were the likeliest in every token, `exact_translations` that of
 translations that are their reference. BLEU and chrF are of the translations,
 with sacrebleu's signatures; `length_ratio` is their tokens over those of the
 references. Text that is already tokenised (data.text=pretokenized) is scored as
-it stands, under the names tokenized_bleu and tokenized_chrf. The line is kept
-in WORKDIR/results as well.
+it stands, under the names tokenized_bleu and tokenized_chrf.
+
+On a split of task:korean `korean` says what the translations get right: the
+share of sentences (exact), of particles after nouns, of tenses and negations in
+short sentences, of pronouns whose noun is right, and of predicate nouns at the
+end of long sentences; and each by distance, the number of clauses between a
+question and its answer.
+
+The line is kept in WORKDIR/results as well.
 """
 
 import contextlib
@@ -158,14 +165,30 @@ def translated(
     )
 
 
+def parts(
+  data: DataConfig, texts: Sequence[str], references: Sequence[str]
+) -> dict[str, Any]:
+  """What is right in translations of task:korean; nothing of other data."""
+  if data.source != 'task:korean':
+    return {}
+  from transformer_jax.data.korean import score
+
+  language = data.pair.rpartition('-')[2]
+  return dict(korean=score.shares(texts, references, language))
+
+
 def scores(
-  run: restore.Run, pairs: Pairs, tokenize: str, check: Callable[[], None]
+  run: restore.Run,
+  pairs: Pairs,
+  options: types.SimpleNamespace,
+  check: Callable[[], None],
 ) -> dict[str, Any]:
   """Everything that is measured on the pairs; a check after each batch."""
   from transformer_jax.inference import evaluate
 
   references = [reference for _, reference in pairs]
-  text = run.config.data.text
+  data, tokenize = run.config.data, options.tokenize
+  text = data.text
   # Asked for nothing, to hear of a tokenizer that is missing before the work.
   evaluate.bleu([''], [''], text=text, tokenize=tokenize)
   forced = evaluate.scores_of_pairs(scored(run, pairs, check))
@@ -173,10 +196,13 @@ def scores(
   start = time.monotonic()
   found = translated(run, pairs, check)
   seconds = time.monotonic() - start
+  # A file's sentences may be none of the task's.
+  own = {} if options.source else parts(data, found.texts, references)
   return dict(
     **forced._asdict(),
     **evaluate.bleu(found.texts, references, text=text, tokenize=tokenize),
     exact_translations=evaluate.exact_share(found.texts, references),
+    **own,
     seconds=round(seconds, 3),
     sentences_per_second=round(len(pairs) / seconds, 2),
     padding_steps=round(found.padding, 4),
@@ -252,7 +278,7 @@ def evaluate_run(
   hosts.say(f'{len(pairs):,} pairs of {name}; checkpoints {run.steps}')
   result = dict(
     split=name,
-    **scores(run, pairs, options.tokenize, check),
+    **scores(run, pairs, options, check),
     tokenize=tokenize,
     files=named_files(options),
     checkpoint_steps=run.steps,

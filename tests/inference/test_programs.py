@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ from experiments import translate as translate_program
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError, DecodeConfig
 from transformer_jax.fields import flatten, override
-from transformer_jax.inference import restore, translate
+from transformer_jax.inference import evaluate, restore, translate
 from transformer_jax.training import record
 
 PROGRAMS = {
@@ -141,6 +142,34 @@ def test_evaluate_prints_one_line_and_keeps_it(call, workdir):
     assert found[name] >= 0
   kept = pathlib.Path(workdir, 'results').glob('test-beam2-*-step24-average2*')
   assert json.loads(next(kept).read_text()) == found
+
+
+def test_evaluate_says_which_parts_of_korean_are_right(monkeypatch):
+  golds = ['곰은 밥을 먹었다.', '나는 의사다.']
+  config = override(
+    Config(), {'data.source': 'task:korean', 'data.pair': 'en-ko'}
+  )
+  found = [
+    [translate.Translation(gold, 0.0, 0.0)] for gold in (golds[0], '나는')
+  ]
+  run: Any = types.SimpleNamespace(config=config)
+  for name, value in (
+    ('scored', [evaluate.PairScore(-1.0, 1, 1)] * 2),
+    ('translated', translate.Translations(found, 0.0)),
+  ):
+    monkeypatch.setattr(evaluate_program, name, lambda *_, value=value: value)
+
+  def korean(**options):
+    options = types.SimpleNamespace(**{'tokenize': '', 'source': '', **options})
+    pairs = [('', gold) for gold in golds]
+    result = evaluate_program.scores(run, pairs, options, lambda: None)
+    return result.get('korean')
+
+  assert korean() == {'exact': 0.5, 'particle': 1, 'tense': 0.5, 'negation': 1}
+  # Lines of a file need not be sentences of the task.
+  assert korean(source='a file') is None
+  run.config = override(config, {'data.source': 'files:a folder'})
+  assert korean() is None
 
 
 @pytest.mark.slow

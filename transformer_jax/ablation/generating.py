@@ -45,7 +45,7 @@ def by_distance(
   """{relative clauses between a pronoun and its noun: right and asked}."""
   from transformer_jax.data.korean.score import score
 
-  bins = score(written, references, language).get('resolution', {})
+  bins = score(written, references, language).get('pronoun', {})
   return {str(clauses): tally._asdict() for clauses, tally in bins.items()}
 
 

@@ -65,8 +65,23 @@ def test_gold_scores_full_by_distance(language, held_out):
   )
   for bins in found.values():
     assert all(tally.right == tally.asked > 0 for tally in bins.values())
-  assert set(found['resolution']) == set(range(9))
+  assert set(found['pronoun']) == set(range(9))
   assert set(found['predicate']) == {0, 1, 2, 3}
   # No reading of `it` is right by chance more than half the time.
   swapped = score.score(texts[::-1], texts, language)
-  assert sum(t.right for t in swapped['resolution'].values()) < 50
+  assert sum(t.right for t in swapped['pronoun'].values()) < 50
+
+
+def test_shares_are_of_what_was_asked_and_by_distance_where_it_varies():
+  golds = ['곰은 밥을 먹었다.', WIDE_KO, WHO]
+  written = ['곰는 밥을 먹는다.', WIDE_KO, '나는 밥을 먹고 길을 건넌 토끼다.']
+  assert score.shares(written, golds, 'ko') == {
+    'exact': 1 / 3,
+    'exact_by_distance': {0: 0.0, 1: 0.5},
+    'particle': 7 / 8,
+    'particle_by_distance': {0: 1 / 2, 1: 1.0},
+    'tense': 0.0,
+    'negation': 1.0,
+    'pronoun': 1.0,
+    'predicate': 0.0,
+  }

@@ -5,14 +5,14 @@ Each score looks at one thing and does not ask whether the rest is right:
 - exact: the whole sentence;
 - particle: 은/는, 이/가 and 을/를 after the nouns that the hypothesis has;
 - tense, negation: of plain sentences and of those with a copula;
-- resolution: the noun that `it` stands for;
+- pronoun: the noun that `it` stands for;
 - predicate: who `I` is, at the end of a long predicate.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformer_jax.data.korean.lexicon import (
   ADJECTIVES,
@@ -90,6 +90,27 @@ def score(
       if tally.asked:
         total[name][far] += tally
   return {name: dict(sorted(bins.items())) for name, bins in total.items()}
+
+
+def shares(
+  hypotheses: Iterable[str], golds: Iterable[str], language: str
+) -> dict[str, Any]:
+  """{score: right out of asked}, and {score_by_distance: {distance: share}}.
+
+  Arguments as in `score`. The second where the distance varies.
+
+  >>> shares(['나는 의사다.'], ['나는 의사였다.'], 'ko')
+  {'exact': 0.0, 'particle': 1.0, 'tense': 0.0, 'negation': 1.0}
+  """
+  found: dict[str, Any] = {}
+  for name, bins in score(hypotheses, golds, language).items():
+    right, asked = (sum(counts) for counts in zip(*bins.values(), strict=True))
+    found[name] = right / asked
+    if len(bins) > 1:
+      found[f'{name}_by_distance'] = {
+        far: tally.right / tally.asked for far, tally in bins.items()
+      }
+  return found
 
 
 _CASES = ('topic', 'subject', 'object')
@@ -183,7 +204,7 @@ def is_negated(text: str, language: str) -> bool:
   return any(word.startswith(('않', '아니')) for word in said)
 
 
-def _resolution(text: str, meaning: Meaning, gold: str, language: str) -> Tally:
+def _pronoun(text: str, meaning: Meaning, gold: str, language: str) -> Tally:
   del gold
   if not isinstance(meaning, Pronoun):
     return _NOTHING
@@ -230,7 +251,7 @@ _MEASURES: dict[str, Callable[[str, Meaning, str, str], Tally]] = {
   'particle': _particle,
   'tense': _tense,
   'negation': _negation,
-  'resolution': _resolution,
+  'pronoun': _pronoun,
   'predicate': _predicate,
 }
 SCORES = ('exact', *_MEASURES)
