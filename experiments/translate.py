@@ -115,11 +115,11 @@ def translate(
   run: restore.Run, lines: Sequence[str], check: Callable[[], None]
 ) -> None:
   """Print the translation of every line."""
-  from transformer_jax.inference.grouping import encode, longest
+  from transformer_jax.inference.grouping import encode
   from transformer_jax.inference.translate import translate_sentences
 
   model, vocabulary = run.model.config, run.vocabularies.source
-  if longest(model, 'encoder'):
+  if model.longest('encoder'):
     # Before any work: a line that is refused is refused at once.
     for part in chunks(len(lines)):
       encode(lines[part], vocabulary, config=model, first_line=part.start + 1)

@@ -171,7 +171,7 @@ def test_one_entry_is_enough_for_an_axis_of_several_parts(tmp_path, capsys):
     flags.run(train.main, extra=train.EXTRA, arguments=own)
   assert not ended.value.code, capsys.readouterr().err
   config, _ = flags.parse(words)
-  assert numbers(config).scale_cross == 0.25
+  assert numbers(config).scales.cross == 0.25
   model = Transformer(config.model, V, V)
   params = initial_state(config, model)
   shapes = jax.eval_shape(params, randomness.seed_key(0)).params

@@ -41,6 +41,9 @@ def choice(*choices: str, help: str, affects='result') -> Any:
 # number than BLEU: it has its own name, so that no table can mix them.
 BLEU_NAMES = {'raw': 'bleu', 'pretokenized': 'tokenized_bleu'}
 
+SIDES = ('encoder', 'decoder')  # who reads the source, who reads the target
+SITES = ('encoder_self', 'decoder_self', 'cross')  # of attention
+
 _SITE_SCALES = (
   'same',
   'rsqrt_d_k',
@@ -202,6 +205,11 @@ class ModelConfig:
     values = vars(self)
     own = values.get(f'{axis}_{site}', 'same')
     return values[axis] if own == 'same' else own
+
+  def longest(self, side: str) -> int | None:
+    """Positions of one of SIDES, EOS included; None when there is no end."""
+    learned = self.at('position', side) == 'learned'
+    return self.max_positions if learned else None
 
 
 @dataclasses.dataclass(frozen=True)

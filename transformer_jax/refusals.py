@@ -7,10 +7,8 @@ row refuses trains: the tests walk every pair of choices.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from transformer_jax.config import Config
+from transformer_jax.config import SIDES, SITES, Config
 from transformer_jax.fields import FIELDS, OWN_CHOICES, flatten
-
-SITES = ('encoder_self', 'decoder_self', 'cross')
 
 
 class Refusal(NamedTuple):
@@ -33,7 +31,7 @@ def scales(config: Config) -> set[str]:
 
 def positions(config: Config) -> set[str]:
   """The position codes of both stacks."""
-  return {config.model.at('position', side) for side in ('encoder', 'decoder')}
+  return {config.model.at('position', side) for side in SIDES}
 
 
 def folded(config: Config) -> bool:
@@ -115,12 +113,7 @@ def unread(config: Config, given: Iterable[str]) -> str:
   return ''
 
 
-_SCALES = (
-  'model.scale',
-  'model.scale_encoder_self',
-  'model.scale_decoder_self',
-  'model.scale_cross',
-)
+_SCALES = ('model.scale', *(f'model.scale_{site}' for site in SITES))
 _POSITIONS = ('model.position', 'model.position_decoder')
 # What draws is set in the hope of samples: a beam would be no answer.
 _DRAWS = ('decode.temperature', 'decode.top_k')
@@ -179,8 +172,9 @@ REFUSALS: tuple[Refusal, ...] = (
   ),
   Refusal(
     (*_POSITIONS, 'model.max_positions', 'data.max_length'),
-    lambda c: (
-      'learned' in positions(c) and c.model.max_positions < c.data.max_length
+    lambda c: any(
+      (c.model.longest(side) or c.data.max_length) < c.data.max_length
+      for side in SIDES
     ),
     lambda c: (
       f'model.max_positions={c.model.max_positions} is less than '

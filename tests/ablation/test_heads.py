@@ -7,8 +7,8 @@ from scipy.spatial.distance import jensenshannon
 
 from tests.ablation.test_probes import BATCH, initial_params, run, wider
 from transformer_jax.ablation import heads
+from transformer_jax.config import SITES
 from transformer_jax.fields import override
-from transformer_jax.nn.watch import SITES
 from transformer_jax.training.state import loss_function, numbers
 
 

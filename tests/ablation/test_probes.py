@@ -14,7 +14,7 @@ from tests.ablation.small import changed
 from transformer_jax.ablation import probes
 from transformer_jax.ablation.probing import Probing
 from transformer_jax.ablation.study import PROBES
-from transformer_jax.config import Config
+from transformer_jax.config import SITES, Config
 from transformer_jax.data.batches import Batch
 from transformer_jax.fields import override
 from transformer_jax.nn import attention, randomness, watch
@@ -62,7 +62,7 @@ def probed(batch_width=0, **changes):
 
 def test_every_site_layer_and_head_has_every_probe():
   found = probed()
-  assert list(found) == list(probes.SITES)
+  assert list(found) == list(SITES)
   for site in found.values():
     assert set(site) == set(PROBES)
     for name, value in site.items():
@@ -169,10 +169,10 @@ def test_gradients_are_those_of_a_perturbation():
 
   zeros = {
     site: {n: jnp.zeros((2, 2, 2, *sizes[site])) for n in ('scores', 'weights')}
-    for site in probes.SITES
+    for site in SITES
   }
   of_params, of_zeros = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, zeros)
-  for site in probes.SITES:
+  for site in SITES:
     # The first target token sees one key: none of its gradient counts.
     source_BS, target_BT = (side > 0 for side in BATCH)
     queries = source_BS if site == 'encoder_self' else target_BT

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.inference.test_programs import call, no_lasting_compilation_cache
-from transformer_jax.config import ConfigError
+from transformer_jax.config import SITES, ConfigError
 from transformer_jax.inference import attend
 from transformer_jax.nn.transformer import variables
-from transformer_jax.nn.watch import SITES, watch
+from transformer_jax.nn.watch import watch
 
 __all__ = ['call', 'no_lasting_compilation_cache']
 PAIR = '5 6 7 1', '1 7 6'

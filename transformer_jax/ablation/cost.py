@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.config import Config, ModelConfig
+from transformer_jax.config import SIDES, Config, ModelConfig
 from transformer_jax.data.cache import Batch
 from transformer_jax.data.tokens import BOS, EOS, SPECIAL
 from transformer_jax.inference.stepper import ModelStepper
@@ -319,10 +319,11 @@ def training_flops(model: ModelConfig, shape: Shape) -> float:
   logits = PRODUCT * B * T * D * shape.target_vocabulary
   maps = JOINS[model.position_join].maps
   tokens = B * ('w_token_DD' in maps) * PRODUCT
-  # The table is the same for all rows; a fixed one needs no gradient.
+  # The table is the same for all rows; one without an end is fixed, and needs
+  # no gradient.
   places = 2 * sum(
-    length * (3 if model.at('position', side) == 'learned' else 2)
-    for side, length in (('encoder', S), ('decoder', T))
+    length * (2 if model.longest(side) is None else 3)
+    for side, length in zip(SIDES, (S, T), strict=True)
   )
   joins = (tokens * (S + T) + ('w_position_DD' in maps) * places) * D * D
   return float(layers + logits + joins)

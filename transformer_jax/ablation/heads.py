@@ -13,10 +13,10 @@ import numpy as np
 from jax import Array
 
 from transformer_jax.ablation.probes import seen_pairs
-from transformer_jax.config import Config
+from transformer_jax.config import SITES, Config
 from transformer_jax.nn.attention import How
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.nn.watch import SITES, Place, watch, weights_seen
+from transformer_jax.nn.watch import Place, watch, weights_seen
 from transformer_jax.training.state import Numbers, loss_function
 
 

@@ -17,7 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from transformer_jax.config import Config, DataConfig, DecodeConfig, TrainConfig
+from transformer_jax.config import (
+  SITES,
+  Config,
+  DataConfig,
+  DecodeConfig,
+  TrainConfig,
+)
 from transformer_jax.data.tokens import PAD
 from transformer_jax.nn.attention import PROJECTIONS as PROJECTIONS_OF
 from transformer_jax.nn.attention import (
@@ -26,18 +32,13 @@ from transformer_jax.nn.attention import (
   attention_weights,
   mix,
 )
+from transformer_jax.nn.layers import SITE_PATHS
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.nn.watch import SITES, Place, lean_scores, watch
+from transformer_jax.nn.watch import Place, lean_scores, watch
 from transformer_jax.training.state import Numbers, loss_function, program
 
 # A row is saturated when one weight is above this.
 SATURATED = 0.99
-# Where the parameters of a site are.
-PARAMETERS = {
-  'encoder_self': ('encoder', 'layers', 'self_attention'),
-  'decoder_self': ('decoder', 'layers', 'self_attention'),
-  'cross': ('decoder', 'layers', 'cross_attention'),
-}
 PROJECTIONS = ('query_gradient', 'key_gradient', 'value_gradient')
 Probes = dict[str, dict[str, Any]]
 
@@ -223,7 +224,7 @@ def projection_gradients(
   """{probe: [N, H]}, norms of the gradients of the site's projections."""
   # A site that has no parameters is not in the tree.
   of_site = functools.reduce(
-    lambda tree, name: tree.get(name, {}), PARAMETERS[site], gradients
+    lambda tree, name: tree.get(name, {}), SITE_PATHS[site], gradients
   )
   return {
     probe: jnp.sqrt(jnp.sum(jnp.square(of_site[name]), axis=(1, 3)))

@@ -16,15 +16,14 @@ from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import heads, places
 from transformer_jax.ablation.study import Study
-from transformer_jax.config import Config
+from transformer_jax.config import SIDES, Config
 from transformer_jax.data.batches import Batch, Corpus
 from transformer_jax.data.korean import links
 from transformer_jax.data.korean.parse import parse
 from transformer_jax.data.tokens import EOS, Vocabularies
-from transformer_jax.nn.positions import sinusoid_TD
+from transformer_jax.nn.positions import JOINS, sinusoid_TD
 from transformer_jax.nn.transformer import Transformer, variables
 from transformer_jax.nn.watch import watch, weights_seen
-from transformer_jax.refusals import position_width
 from transformer_jax.training.population import Member
 from transformer_jax.training.state import numbers
 
@@ -67,7 +66,7 @@ def of_places(
   del vocabularies
   found = places.decodability(model, weights, batch)
   sides = {}
-  for name, tokens_BT in zip(('encoder', 'decoder'), batch, strict=True):
+  for name, tokens_BT in zip(SIDES, batch, strict=True):
     table_TD = _table(config, weights, name, tokens_BT.shape[1])
     near: dict[str, Any] = dict(neighbours=None, nearest=None)
     if table_TD is not None:
@@ -83,7 +82,9 @@ def _table(
   """Rows of positions that are read; None where there is no table."""
   kind = config.model.at('position', side)
   if kind == 'sinusoid':
-    return np.asarray(sinusoid_TD(length, position_width(config)))
+    join = JOINS[config.model.position_join]
+    _, width = join.widths(config.model.d_model, config.model.d_position)
+    return np.asarray(sinusoid_TD(length, width))
   if kind == 'learned':
     return np.asarray(weights[TABLES[side]]['w_TD'])[:length]
   return None

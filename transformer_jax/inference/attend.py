@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.config import ConfigError
+from transformer_jax.config import SIDES, SITES, ConfigError
 from transformer_jax.data.tokens import EOS, Vocabularies
-from transformer_jax.inference.grouping import SIDES, encode
+from transformer_jax.inference.grouping import encode
 from transformer_jax.nn.transformer import Transformer, variables
-from transformer_jax.nn.watch import SITES, watch, weights_seen
+from transformer_jax.nn.watch import watch, weights_seen
 
 TITLES = {
   'encoder_self': 'encoder self-attention',

@@ -15,6 +15,7 @@ from jax import Array
 
 from transformer_jax.config import (
   BLEU_NAMES,
+  SIDES,
   Config,
   ConfigError,
   DecodeConfig,
@@ -22,10 +23,8 @@ from transformer_jax.config import (
 from transformer_jax.data.batches import Corpus
 from transformer_jax.data.tokens import PAD, Vocabularies
 from transformer_jax.inference.grouping import (
-  SIDES,
   encode,
   group_by_length,
-  longest,
   pad,
 )
 from transformer_jax.inference.translate import Progress, translate_sentences
@@ -177,7 +176,7 @@ def score_pairs(
       zip(*pairs, strict=True), vocabularies, SIDES, strict=True
     )
   ]
-  limits = [longest(model.config, side) for side in SIDES]
+  limits = [model.config.longest(side) for side in SIDES]
   lengths = [max(map(len, rows)) + 1 for rows in zip(*sides, strict=True)]
   found, done = [PairScore(0.0, 0, 0)] * len(pairs), 0
   for group in group_by_length(lengths, max_tokens):

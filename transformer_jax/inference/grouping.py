@@ -45,9 +45,6 @@ def group_by_length(lengths: Sequence[int], max_tokens: int) -> list[Group]:
   return groups
 
 
-SIDES = ('encoder', 'decoder')
-
-
 def pad(rows: Sequence[Sequence[int]], count: int, width: int) -> np.ndarray:
   """int32 [count, width]: each row ended by EOS, then zeros."""
   padded_BS = np.zeros((count, width), np.int32)
@@ -55,12 +52,6 @@ def pad(rows: Sequence[Sequence[int]], count: int, width: int) -> np.ndarray:
     padded_BS[at, : len(row)] = row
     padded_BS[at, len(row)] = EOS
   return padded_BS
-
-
-def longest(config: ModelConfig, side: str) -> int | None:
-  """Positions of a side, EOS included; None when there is no end."""
-  learned = config.at('position', side) == 'learned'
-  return config.max_positions if learned else None
 
 
 def encode(
@@ -85,7 +76,7 @@ def encode(
       the model has positions.
   """
   rows = vocabulary.encode(list(sentences))
-  limit = longest(config, side)
+  limit = config.longest(side)
   for line, row in enumerate(rows, first_line):
     if limit is not None and len(row) + 1 > limit:
       raise ConfigError(

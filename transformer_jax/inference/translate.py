@@ -18,7 +18,6 @@ from transformer_jax.inference.grouping import (
   Group,
   encode,
   group_by_length,
-  longest,
   pad,
 )
 from transformer_jax.inference.stepper import ModelStepper
@@ -187,9 +186,9 @@ def _search(
   layout: Alone,
 ) -> Hypotheses:
   """Hypotheses of a group, on the host."""
-  width = min(group.width, longest(model.config, 'encoder') or group.width)
+  width = min(group.width, model.config.longest('encoder') or group.width)
   most = group.width + options.extra_length
-  most = min(most, longest(model.config, 'decoder') or most)
+  most = min(most, model.config.longest('decoder') or most)
   source_BS = pad([rows[i] for i in group.ids], group.rows, width)
   length_B = np.count_nonzero(source_BS, axis=1)
   limit_B = np.minimum(length_B + options.extra_length, most)

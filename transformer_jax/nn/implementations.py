@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from transformer_jax.config import ConfigError, ModelConfig
+from transformer_jax.config import SIDES, ConfigError, ModelConfig
 from transformer_jax.nn import attention, blockwise, kernel
 from transformer_jax.nn.attention import (
   How,
@@ -301,7 +301,7 @@ def _cudnn_sites(
   """Whether cuDNN takes attention in the encoder, the decoder, between them."""
   q, k, _ = _shapes(config, rows, T, S)
   v: Any = jax.ShapeDtypeStruct((*k.shape[:3], config.d_v), k.dtype)
-  sides = [config.at('position', side) for side in ('encoder', 'decoder')]
+  sides = [config.at('position', side) for side in SIDES]
   biases = [q if side == 'relative' else None for side in sides]
   return tuple(cudnn_takes(q, v, bias) for bias in (*biases, None))
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from transformer_jax.config import ModelConfig
+from transformer_jax.config import SITES, ModelConfig
 from transformer_jax.nn import attention, norms, positions, randomness
 from transformer_jax.nn.initializers import (
   HEAD_INITS,
@@ -85,29 +85,28 @@ class Module(nn.Module):
 
 def site_scales(config: ModelConfig) -> attention.Scales:
   """The factor on the scores of each site, as the config has it."""
-  sites = attention.Scales._fields
   return attention.Scales(
-    *(
-      attention.SCALES[config.at('scale', site)].factor(config.d_k)
-      for site in sites
-    )
+    **{
+      site: attention.SCALES[config.at('scale', site)].factor(config.d_k)
+      for site in SITES
+    }
   )
 
 
-# Where the query's weights of each site are in the tree of parameters.
-QUERY_WEIGHTS = {
-  'encoder_self': 'encoder/layers/self_attention/w_q_DHK',
-  'decoder_self': 'decoder/layers/self_attention/w_q_DHK',
-  'cross': 'decoder/layers/cross_attention/w_q_DHK',
+# Where the attention of each site is in the tree of parameters.
+SITE_PATHS = {
+  'encoder_self': ('encoder', 'layers', 'self_attention'),
+  'decoder_self': ('decoder', 'layers', 'self_attention'),
+  'cross': ('decoder', 'layers', 'cross_attention'),
 }
 
 
 def query_rates(config: ModelConfig) -> dict[str, float]:
   """{path: factor on its learning rate} where a scale is folded into it."""
-  rates = {
-    path: attention.SCALES[config.at('scale', site)].fold(config.d_k).rate
-    for site, path in QUERY_WEIGHTS.items()
-  }
+  rates = {}
+  for site, path in SITE_PATHS.items():
+    fold = attention.SCALES[config.at('scale', site)].fold(config.d_k)
+    rates['/'.join((*path, 'w_q_DHK'))] = fold.rate
   return {path: rate for path, rate in rates.items() if rate != 1.0}
 
 
@@ -172,7 +171,7 @@ class MultiHeadAttention(Module):
 
   Attributes:
     config: of the model.
-    site: encoder_self, decoder_self or cross.
+    site: one of SITES.
     attention_fn: computes `attention.attention`, in its way.
   """
 

@@ -30,7 +30,6 @@ from transformer_jax.nn.transformer import Transformer
 
 # That a score may hold at once while it is looked at: 64 MiB.
 MOST_NUMBERS = 1 << 24
-SITES = ('encoder_self', 'decoder_self', 'cross')
 
 
 class Place(NamedTuple):

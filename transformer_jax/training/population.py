@@ -43,7 +43,6 @@ from transformer_jax.training.state import (
   numbers,
   program,
   run_key,
-  scales_of,
   train_steps,
 )
 
@@ -158,8 +157,7 @@ def _programs(
   trained = Transformer(config.model, *sizes, shared)
 
   def scores(weights, numbers, source_BS, target_BT):
-    scales = scales_of(numbers)
-    return row_sums(model, weights, source_BS, target_BT, scales)
+    return row_sums(model, weights, source_BS, target_BT, numbers.scales)
 
   return Programs(
     model,

@@ -18,14 +18,13 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from transformer_jax.config import ConfigError, ModelConfig
+from transformer_jax.config import SIDES, ConfigError, ModelConfig
 from transformer_jax.nn import blockwise, implementations
 from transformer_jax.nn.attention import Drop, How, Sees
 from transformer_jax.training.sharding import ROWS, Layout, spec
 from transformer_jax.training.state import Alone
 
 AXIS = 'sequence'
-SIDES = ('encoder', 'decoder')
 
 
 def serve(
@@ -53,8 +52,7 @@ def serve(
       'a new run takes --model.attention_implementation=auto; one that began '
       f'with {config.attention_implementation} goes on with --mesh.sequence=1'
     )
-  learned = 'learned' in {config.at('position', side) for side in SIDES}
-  if learned and config.max_positions % devices:
+  if any((config.longest(side) or 0) % devices for side in SIDES):
     raise ConfigError(
       f'--mesh.sequence={devices} does not divide '
       f'model.max_positions={config.max_positions}, and learned positions '

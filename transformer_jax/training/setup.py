@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax import plugins
-from transformer_jax.config import Config, ConfigError
+from transformer_jax.config import SIDES, Config, ConfigError
 from transformer_jax.data.batches import (
   Corpus,
   EndlessPlan,
@@ -204,15 +204,16 @@ def admit_lengths(config: Config, corpus: Corpus) -> None:
     ConfigError: names the split and the length.
   """
   for split in (config.data.validation_split, config.data.test_split):
-    for side, at in (('encoder', 0), ('decoder', 1)):
-      if config.model.at('position', side) != 'learned':
+    for at, side in enumerate(SIDES):
+      limit = config.model.longest(side)
+      if limit is None:
         continue
       most = int(corpus.pairs(split).lengths[at].max(initial=0))
-      if most > config.model.max_positions:
+      if most > limit:
         raise ConfigError(
           f'a pair of {split} has {most} tokens for the {side}, which has '
-          f'model.max_positions={config.model.max_positions}: raise it, or '
-          'take the long pairs out of the split'
+          f'model.max_positions={limit}: raise it, or take the long pairs out '
+          'of the split'
         )
 
 

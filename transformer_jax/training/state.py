@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from transformer_jax.config import Config, ConfigError
+from transformer_jax.config import SITES, Config, ConfigError
 from transformer_jax.nn import randomness
 from transformer_jax.nn.attention import Scales
 from transformer_jax.nn.layers import Dropout, query_rates, site_scales
@@ -50,9 +50,7 @@ class Numbers(NamedTuple):
   dropout: Array | float
   attention_dropout: Array | float
   feed_forward_dropout: Array | float
-  scale_encoder_self: Array | float
-  scale_decoder_self: Array | float
-  scale_cross: Array | float
+  scales: Scales
 
 
 class Metrics(NamedTuple):
@@ -65,7 +63,6 @@ class Metrics(NamedTuple):
 
 def numbers(config: Config) -> Numbers:
   """The traced numbers of a config."""
-  scales = site_scales(config.model)
   return Numbers(
     learning_rate=config.optim.learning_rate,
     warmup_steps=float(config.optim.warmup_steps),
@@ -73,18 +70,7 @@ def numbers(config: Config) -> Numbers:
     dropout=config.model.dropout,
     attention_dropout=config.model.attention_dropout,
     feed_forward_dropout=config.model.feed_forward_dropout,
-    scale_encoder_self=scales.encoder_self,
-    scale_decoder_self=scales.decoder_self,
-    scale_cross=scales.cross,
-  )
-
-
-def scales_of(numbers: Numbers) -> Scales:
-  """The factors on the scores, as the model takes them."""
-  return Scales(
-    numbers.scale_encoder_self,
-    numbers.scale_decoder_self,
-    numbers.scale_cross,
+    scales=site_scales(config.model),
   )
 
 
@@ -102,7 +88,7 @@ def program(config: Config) -> Config:
   model = config.model
   rates = ('dropout', 'attention_dropout', 'feed_forward_dropout')
   fixed: dict[str, Any] = {rate: 0.1 for rate in rates if getattr(model, rate)}
-  for site in Scales._fields:
+  for site in SITES:
     scale = model.at('scale', site)
     fixed[f'scale_{site}'] = 'none' if scale in _TRACED_SCALES else scale
   optim = dataclasses.replace(
@@ -271,14 +257,13 @@ def _losses(
         attention=numbers.attention_dropout,
         feed_forward=numbers.feed_forward_dropout,
       )
-    scales = scales_of(numbers)
     source_BS, target_BT = batch
     found: Any = model.apply(
       variables,
       source_BS,
       target_BT,
       dropout,
-      scales,
+      numbers.scales,
       method='hidden',
       mutable=[STATISTICS] if mutable else False,
     )
