@@ -16,9 +16,9 @@ from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.config import ConfigError
-from transformer_jax.inference.evaluate import RowSums, summarise
 from transformer_jax.training import replicas
 from transformer_jax.training.population import Member
+from transformer_jax.training.scores import RowSums, summarise
 
 
 @pytest.mark.parametrize(

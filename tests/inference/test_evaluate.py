@@ -11,6 +11,7 @@ from transformer_jax.data.batches import Batch, held_out_batches
 from transformer_jax.data.corpus import open_corpus
 from transformer_jax.fields import override
 from transformer_jax.inference import evaluate
+from transformer_jax.training.scores import row_sums, summarise
 
 
 @pytest.fixture(scope='module')
@@ -22,8 +23,8 @@ def held_out(run, workdir):
 
 
 def scores(run, batches):
-  rows = [evaluate.row_sums(run.model, run.params, *b) for b in batches]
-  return evaluate.summarise(rows)
+  rows = [row_sums(run.model, run.params, *b) for b in batches]
+  return summarise(rows)
 
 
 def test_scores_are_sums_over_tokens(run, held_out):

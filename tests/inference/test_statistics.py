@@ -7,10 +7,11 @@ import numpy as np
 from tests.inference.conftest import drawn
 from transformer_jax.data.batches import open_corpus
 from transformer_jax.fields import override
-from transformer_jax.inference import evaluate, restore
+from transformer_jax.inference import restore
 from transformer_jax.nn.transformer import STATISTICS, initial_weights
 from transformer_jax.training import record
 from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.scores import row_sums
 from transformer_jax.training.state import State
 
 
@@ -45,7 +46,7 @@ def test_moments_are_restored_averaged_and_used(config, tmp_path):
   batch = jnp.array([[5, 6, 2]], jnp.int32)
   once = {**run.params, STATISTICS: statistics}
   losses = [
-    np.asarray(evaluate.row_sums(run.model, weights, batch, batch).loss_B)
+    np.asarray(row_sums(run.model, weights, batch, batch).loss_B)
     for weights in (run.params, once)
   ]
   assert np.isfinite(losses).all() and losses[0] != losses[1]

@@ -3,15 +3,11 @@
 Nothing here reads files or flags: a training loop calls it with what it has.
 """
 
-import functools
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from transformer_jax.config import (
   BLEU_NAMES,
@@ -21,7 +17,7 @@ from transformer_jax.config import (
   DecodeConfig,
 )
 from transformer_jax.data.batches import Corpus
-from transformer_jax.data.tokens import PAD, Vocabularies
+from transformer_jax.data.tokens import Vocabularies
 from transformer_jax.inference.grouping import (
   encode,
   group_by_length,
@@ -29,103 +25,17 @@ from transformer_jax.inference.grouping import (
 )
 from transformer_jax.inference.translate import Progress, translate_sentences
 from transformer_jax.nn import implementations
-from transformer_jax.nn.attention import Scales
-from transformer_jax.nn.transformer import Transformer, variables
+from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import hosts, sharding
-from transformer_jax.training.loss import TokenLosses, token_losses
-from transformer_jax.training.state import ALONE, Alone, loss_chunk
+from transformer_jax.training.scores import (
+  RowSums,
+  Scores,
+  row_sums,
+  summarise,
+)
+from transformer_jax.training.state import ALONE, Alone
 
 Params = Any
-
-
-class Scores(NamedTuple):
-  """Of held-out pairs, all of them together."""
-
-  loss: float  # nats a token, without label smoothing
-  perplexity: float  # e^loss
-  accuracy: float  # share of tokens that were the likeliest
-  exact: float  # share of targets that were so in every token
-  tokens: int
-  sentences: int
-
-
-class RowSums(NamedTuple):
-  """Of each row of a batch; zeros for a row of padding."""
-
-  loss_B: Array  # float32, nats
-  correct_B: Array  # float32
-  tokens_B: Array  # float32
-
-
-@functools.partial(jax.jit, static_argnames='model')
-def row_sums(
-  model: Transformer,
-  params: Params,
-  source_BS: Array,
-  target_BT: Array,
-  scales: Scales | None = None,
-) -> RowSums:
-  """Sums over the target tokens of each row, pure.
-
-  Only a chunk of the logits exists at a time, as in training. The factors on
-  the scores are the config's own unless they are given.
-  """
-  h_BTD = _apply(
-    model, params, source_BS, target_BT, None, scales, method='hidden'
-  )
-  w_VD = _apply(model, params, method='unembed_VD')
-  size = loss_chunk(target_BT.size, w_VD.shape[0])
-  short = -target_BT.size % size
-  h_MD = jnp.pad(h_BTD.reshape(-1, h_BTD.shape[-1]), ((0, short), (0, 0)))
-  target_M = jnp.pad(target_BT.reshape(-1), (0, short), constant_values=PAD)
-
-  def losses(chunk: tuple[Array, Array]) -> TokenLosses:
-    h_MD, target_M = chunk
-    logits_MV = jnp.einsum(
-      'MD,VD->MV', h_MD, w_VD, preferred_element_type=jnp.float32
-    )
-    return token_losses(logits_MV, target_M, smoothing=0.0)
-
-  def by_row(x: Array) -> Array:
-    x_BT = x.reshape(-1)[: target_BT.size].reshape(target_BT.shape)
-    return jnp.sum(x_BT, axis=1)
-
-  chunks = h_MD.reshape(-1, size, h_MD.shape[1]), target_M.reshape(-1, size)
-  found = jax.lax.map(losses, chunks)
-  tokens_B = jnp.sum((target_BT != PAD).astype(jnp.float32), axis=1)
-  return RowSums(by_row(found.plain), by_row(found.correct), tokens_B)
-
-
-def _apply(model: Transformer, params: Params, *args: Any, method: str) -> Any:
-  return model.apply(variables(params), *args, method=method)
-
-
-def summarise(rows: Iterable[RowSums]) -> Scores:
-  """Scores of all rows, summed in float64 on the host.
-
-  Raises:
-    ConfigError: when there is no target token.
-  """
-  kept = [jax.device_get(row) for row in rows]
-  loss_n, correct_n, tokens_n = (
-    np.concatenate(column).astype(np.float64)
-    for column in zip(*kept, strict=True)
-  )
-  tokens, sentences = tokens_n.sum(), np.count_nonzero(tokens_n)
-  if not sentences:
-    raise ConfigError('there is no target token to evaluate')
-  exact = np.count_nonzero((tokens_n > 0) & (correct_n == tokens_n))
-  loss = loss_n.sum() / tokens
-  return Scores(
-    loss=float(loss),
-    # Beyond 700 nats a float has no room, and JSON none for an infinity; the
-    # loss says enough then.
-    perplexity=math.exp(min(loss, 700.0)),
-    accuracy=float(correct_n.sum() / tokens),
-    exact=exact / sentences,
-    tokens=int(tokens),
-    sentences=int(sentences),
-  )
 
 
 class PairScore(NamedTuple):

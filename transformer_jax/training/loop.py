@@ -29,8 +29,9 @@ from transformer_jax.training.guard import (
   Watchdog,
   stop_signal,
 )
-from transformer_jax.training.loss import LossSums, averages
+from transformer_jax.training.loss import LossSums
 from transformer_jax.training.progress import Progress
+from transformer_jax.training.scores import averages
 from transformer_jax.training.setup import (
   Run,
   Say,

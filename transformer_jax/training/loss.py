@@ -4,7 +4,6 @@ Sums, never means: padding, rows of weight zero, the cut into chunks and the
 number of devices then cannot change the loss.
 """
 
-import math
 from functools import partial
 from typing import NamedTuple
 
@@ -35,20 +34,6 @@ class LossSums(NamedTuple):
   plain: Array
   correct: Array
   tokens: Array
-
-
-def averages(
-  smoothed: float, plain: float, correct: float, tokens: float
-) -> dict[str, float]:
-  """Sums as in `LossSums` -> numbers a target token, and the tokens."""
-  scored = max(tokens, 1.0)
-  return dict(
-    loss=plain / scored,
-    smoothed_loss=smoothed / scored,
-    perplexity=math.exp(min(plain / scored, 700.0)),
-    accuracy=correct / scored,
-    tokens=tokens,
-  )
 
 
 def token_losses(
@@ -108,6 +93,29 @@ def _chunks(h_MD: Array, targets_M: Array, size: int) -> tuple[Array, Array]:
 
 def _logits(h_MD: Array, w_VD: Array) -> Array:
   return jnp.einsum('MD,VD->MV', h_MD, w_VD, preferred_element_type=jnp.float32)
+
+
+def projected_losses(
+  h_MD: Array, w_VD: Array, targets_M: Array, *, chunk: int
+) -> TokenLosses:
+  """`token_losses` of the logits h w^T, unsmoothed, `chunk` tokens at a time.
+
+  Args:
+    h_MD: what the decoder gives for M tokens.
+    w_VD: the pre-softmax matrix, in the dtype of h.
+    targets_M: int32; PAD is not scored.
+    chunk: tokens at a time.
+
+  Returns:
+    TokenLosses, each [M].
+  """
+
+  def losses(slice_: tuple[Array, Array]) -> TokenLosses:
+    h_CD, targets_C = slice_
+    return token_losses(_logits(h_CD, w_VD), targets_C, smoothing=0.0)
+
+  found = jax.lax.map(losses, _chunks(h_MD, targets_M, chunk))
+  return jax.tree.map(lambda x: x.reshape(-1)[: targets_M.size], found)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -29,11 +29,11 @@ from transformer_jax.data.batches import (
   make_plan,
 )
 from transformer_jax.fields import to_json
-from transformer_jax.inference.evaluate import Scores, row_sums, summarise
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer, with_statistics
 from transformer_jax.training import fit
 from transformer_jax.training.place import Place
+from transformer_jax.training.scores import Scores, row_sums, summarise
 from transformer_jax.training.setup import admit_lengths
 from transformer_jax.training.state import (
   Metrics,

@@ -16,18 +16,17 @@ import jax
 import numpy as np
 
 from transformer_jax.data.batches import Corpus, Shape
-from transformer_jax.inference.evaluate import Scores
 from transformer_jax.training import place as place_lib
 from transformer_jax.training import population as population_lib
 from transformer_jax.training import record
 from transformer_jax.training.checkpoint import Checkpoints
-from transformer_jax.training.loss import averages
 from transformer_jax.training.place import Place
 from transformer_jax.training.population import (
   Member,
   Members,
   Population,
 )
+from transformer_jax.training.scores import Scores, averages
 from transformer_jax.training.state import Metrics
 
 Say = Callable[[str], None]
