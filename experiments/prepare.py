@@ -29,12 +29,13 @@ def main(config: Config, options: types.SimpleNamespace) -> None:
 
 
 def prepare(data: DataConfig) -> None:
-  from transformer_jax.data import batches
+  from transformer_jax.data.batches import make_plan
+  from transformer_jax.data.corpus import EndlessPairs, open_corpus
   from transformer_jax.data.sources import open_text
 
   if not data.source.startswith('task:'):
     open_text(data).prepare()
-  corpus = batches.open_corpus(data, workdir=None, progress=print)
+  corpus = open_corpus(data, workdir=None, progress=print)
   source, target = corpus.vocabularies
   joint = source is target
   print(
@@ -43,9 +44,7 @@ def prepare(data: DataConfig) -> None:
   )
   splits = (data.train_split, data.validation_split, data.test_split)
   for split in dict.fromkeys(splits):
-    if split == data.train_split and isinstance(
-      corpus.train, batches.EndlessPairs
-    ):
+    if split == data.train_split and isinstance(corpus.train, EndlessPairs):
       print(f'{split}: generated without end')
       continue
     pairs = corpus.pairs(split)
@@ -54,8 +53,8 @@ def prepare(data: DataConfig) -> None:
       f'{split}: {len(pairs):,} pairs, {tokens[0]:,} source and '
       f'{tokens[1]:,} target tokens, {corpus.dropped[split]:,} dropped'
     )
-  plan = batches.make_plan(corpus.train, data)
-  steps = plan.steps_per_epoch(0)
+  plan = make_plan(corpus.train, data)
+  steps = plan.steps_per_epoch
   print(
     f'batches: {f"{steps:,} an epoch" if steps else "without end"}, '
     f'{plan.padding:.1%} padding, shapes (rows x source + target):'

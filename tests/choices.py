@@ -10,7 +10,7 @@ import pytest
 
 from experiments.presets import PRESETS
 from transformer_jax.config import Config
-from transformer_jax.data.batches import Batch
+from transformer_jax.data.cache import Batch
 from transformer_jax.fields import FIELDS, difference, override
 from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import (

@@ -121,7 +121,8 @@ def one_core() -> None:
 
 def read(data: DataConfig, batches: int, rounds: int) -> Reading:
   """Open the corpus and read `batches` in each of `rounds`."""
-  from transformer_jax.data.batches import make_plan, open_corpus
+  from transformer_jax.data.batches import make_plan
+  from transformer_jax.data.corpus import open_corpus
 
   one_core()
   with MemoryWatch() as memory:
@@ -136,7 +137,7 @@ def read(data: DataConfig, batches: int, rounds: int) -> Reading:
     for turn in range(rounds):
       # Of one epoch: the order of the next would be made again.
       steps = range(turn * batches, (turn + 1) * batches)
-      steps = [step % plan.steps_per_epoch(0) for step in steps]
+      steps = [step % plan.steps_per_epoch for step in steps]
       begin = time.perf_counter()
       read_now = [plan.batch(0, step) for step in steps]
       seconds = time.perf_counter() - begin

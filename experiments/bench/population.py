@@ -15,7 +15,7 @@ import numpy as np
 from experiments.bench.measure import Contestant, Row, Turns, row, take_turns
 from experiments.small import SMALL
 from transformer_jax.config import Config
-from transformer_jax.data.batches import Corpus, open_corpus
+from transformer_jax.data.corpus import Corpus, open_corpus
 from transformer_jax.fields import override
 from transformer_jax.training import place as place_lib
 from transformer_jax.training import state

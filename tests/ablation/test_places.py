@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.ablation.test_probes import V, run
 from transformer_jax.ablation import places
-from transformer_jax.data.batches import Batch
+from transformer_jax.data.cache import Batch
 from transformer_jax.nn.positions import sinusoid_TD
 
 

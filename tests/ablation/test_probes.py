@@ -15,7 +15,7 @@ from transformer_jax.ablation import probes
 from transformer_jax.ablation.probing import Probing
 from transformer_jax.ablation.study import PROBES
 from transformer_jax.config import SITES, Config
-from transformer_jax.data.batches import Batch
+from transformer_jax.data.cache import Batch
 from transformer_jax.fields import override
 from transformer_jax.nn import attention, randomness, watch
 from transformer_jax.nn.transformer import Transformer, with_statistics

@@ -11,7 +11,7 @@ from tests.choices import base, parameter_shapes
 from transformer_jax.ablation import declaration, viewing
 from transformer_jax.ablation import study as study_lib
 from transformer_jax.config import Config, ConfigError
-from transformer_jax.data.batches import Batch
+from transformer_jax.data.cache import Batch
 from transformer_jax.fields import override
 
 

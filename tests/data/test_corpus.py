@@ -16,7 +16,8 @@ import pytest
 from experiments import prepare as prepare_program
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.data import cache
-from transformer_jax.data.batches import make_plan, open_corpus
+from transformer_jax.data.batches import make_plan
+from transformer_jax.data.corpus import open_corpus
 from transformer_jax.data.sources import open_text
 from transformer_jax.data.tokens import EOS
 from transformer_jax.fields import flatten
@@ -270,7 +271,7 @@ def test_long_training_pairs_are_dropped_and_counted(data):
     'tokens: dropped'
   )
   plan = make_plan(corpus.train, data)
-  steps = range(plan.steps_per_epoch(0))
+  steps = range(plan.steps_per_epoch)
   ids = np.concatenate([plan.ids(0, step) for step in steps])
   assert sorted(ids[ids >= 0]) == list(range(200 - dropped))
 

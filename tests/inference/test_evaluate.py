@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from transformer_jax.config import ConfigError
-from transformer_jax.data.batches import Batch, held_out_batches
+from transformer_jax.data.batches import held_out_batches
+from transformer_jax.data.cache import Batch
 from transformer_jax.data.corpus import open_corpus
 from transformer_jax.fields import override
 from transformer_jax.inference import evaluate

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.inference.conftest import drawn
-from transformer_jax.data.batches import open_corpus
+from transformer_jax.data.corpus import open_corpus
 from transformer_jax.fields import override
 from transformer_jax.inference import restore
 from transformer_jax.nn.transformer import STATISTICS, initial_weights

@@ -11,7 +11,7 @@ import pytest
 from tests.choices import decoded_TBV
 from tests.nn import oracle
 from transformer_jax.config import Config, ModelConfig
-from transformer_jax.data.batches import Batch
+from transformer_jax.data.cache import Batch
 from transformer_jax.nn import randomness
 from transformer_jax.nn.layers import Dropout
 from transformer_jax.nn.transformer import (

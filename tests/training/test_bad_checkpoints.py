@@ -101,7 +101,7 @@ def test_a_step_asked_for_by_number_is_never_replaced(tmp_path):
   checkpoints = open_at(tmp_path)
   for read in (
     lambda: checkpoints.restore(abstract(state()), 2),
-    lambda: checkpoints.restore_params(abstract(state().params), 2),
+    lambda: checkpoints.restore_parts({'params': abstract(state().params)}, 2),
     lambda: checkpoints.config(2),
   ):
     with pytest.raises(CheckpointError, match='/2 is bad: arrays'):

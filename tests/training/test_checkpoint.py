@@ -90,7 +90,7 @@ def test_another_model_is_named_leaf_by_leaf(tmp_path):
   assert '\n' not in text
   half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state().params)
   with pytest.raises(ConfigError, match='scale_D is float32.*wanted bfloat16'):
-    checkpoints.restore_params(abstract(half), 1)
+    checkpoints.restore_parts({'params': abstract(half)}, 1)
   other = {'encoder': state().params['encoder'], 'bias_D': jnp.ones(4)}
   with pytest.raises(ConfigError) as error:
     checkpoints.restore(abstract(state()._replace(params=other)))
@@ -101,8 +101,9 @@ def test_another_model_is_named_leaf_by_leaf(tmp_path):
 
 def test_params_alone_and_their_mean(tmp_path):
   checkpoints = saved(tmp_path, [1, 2, 6])
-  wanted = abstract(state().params)
-  trees = [checkpoints.restore_params(wanted, step) for step in (1, 2, 6)]
+  wanted = {'params': abstract(state().params)}
+  parts = [checkpoints.restore_parts(wanted, step) for step in (1, 2, 6)]
+  trees = [part['params'] for part in parts]
   assert_same(trees[1], jax.tree.map(np.asarray, state(2).params))
   mean = average(iter(trees))
   # Steps 1, 2 and 6: 0 .. 3 plus their mean of 3.

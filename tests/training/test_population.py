@@ -14,7 +14,8 @@ import pytest
 
 from tests.generator import as_users_compile, passes_as_users_compile
 from transformer_jax.config import Config, ConfigError
-from transformer_jax.data.batches import Shape, open_corpus
+from transformer_jax.data.batches import Shape
+from transformer_jax.data.corpus import open_corpus
 from transformer_jax.fields import override
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer

@@ -17,7 +17,7 @@ import pytest
 
 from experiments.presets import PRESETS
 from transformer_jax.config import Config, ConfigError, MeshConfig
-from transformer_jax.data.batches import Batch
+from transformer_jax.data.cache import Batch
 from transformer_jax.data.tokens import SymbolVocabulary, Vocabularies
 from transformer_jax.fields import override
 from transformer_jax.inference.evaluate import score_pairs, scores_of_pairs

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.data.batches import Batch
+from transformer_jax.data.cache import Batch
 from transformer_jax.fields import override
 from transformer_jax.training import loop, setup, state
 from transformer_jax.training.state import State, loss_chunk, numbers, run_key

@@ -12,7 +12,7 @@ from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation.study import WRITTEN, Study
 from transformer_jax.config import Config, DecodeConfig
-from transformer_jax.data.batches import Corpus
+from transformer_jax.data.corpus import Corpus
 from transformer_jax.inference.translate import translate_sentences
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training.population import Member

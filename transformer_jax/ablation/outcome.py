@@ -10,7 +10,9 @@ import numpy as np
 
 from transformer_jax.ablation.study import Study
 from transformer_jax.config import Config, DataConfig, ModelConfig, OptimConfig
-from transformer_jax.data.batches import Batch, Corpus, held_out_batches
+from transformer_jax.data.batches import held_out_batches
+from transformer_jax.data.cache import Batch
+from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.tokens import PAD
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import record

@@ -10,7 +10,7 @@ import numpy as np
 
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation.study import Study
-from transformer_jax.data.batches import Corpus
+from transformer_jax.data.corpus import Corpus
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training.population import Member
 from transformer_jax.training.state import numbers, program

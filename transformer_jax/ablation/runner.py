@@ -28,7 +28,7 @@ from transformer_jax.ablation.screen import Screen, verdict
 from transformer_jax.ablation.study import Study
 from transformer_jax.ablation.viewing import Viewing
 from transformer_jax.config import ConfigError, DataConfig
-from transformer_jax.data.batches import Corpus, open_corpus
+from transformer_jax.data.corpus import Corpus, open_corpus
 from transformer_jax.training import lock, replicas
 from transformer_jax.training import place as place_lib
 from transformer_jax.training.compiled import use_cache

@@ -17,7 +17,8 @@ from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import heads, places
 from transformer_jax.ablation.study import Study
 from transformer_jax.config import SIDES, Config
-from transformer_jax.data.batches import Batch, Corpus
+from transformer_jax.data.cache import Batch
+from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.korean import links
 from transformer_jax.data.korean.parse import parse
 from transformer_jax.data.tokens import EOS, Vocabularies

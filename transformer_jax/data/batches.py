@@ -14,20 +14,7 @@ import numpy as np
 
 from transformer_jax.config import DataConfig
 from transformer_jax.data.cache import Batch, Pairs
-from transformer_jax.data.corpus import Corpus, EndlessPairs, open_corpus
-
-__all__ = [
-  'Batch',
-  'Corpus',
-  'EndlessPairs',
-  'EndlessPlan',
-  'Pairs',
-  'Plan',
-  'Shape',
-  'held_out_batches',
-  'make_plan',
-  'open_corpus',
-]
+from transformer_jax.data.corpus import EndlessPairs
 
 _ROWS = 8  # batches hold a multiple of it
 _ORDER = 1 << 63  # key of the order of runs; a seed is below it
@@ -249,7 +236,7 @@ class Plan:
       for start in range(0, total, data.batches_per_run)
     ]
     self._runs_M3 = np.array(runs, np.int64)
-    self._steps = sum(layout.batches)
+    self.steps_per_epoch = sum(layout.batches)
     used = zip(layout.shapes, layout.batches, strict=True)
     self.shapes = [shape for shape, total in used if total]
     tokens = sum(int(length_n.sum(dtype=int)) for length_n in pairs.lengths)
@@ -258,23 +245,15 @@ class Plan:
     self._orders: OrderedDict[tuple[int, int], list[np.ndarray]] = OrderedDict()
     self._orders_kept = max(2, _KEPT_BYTES // (4 * len(pairs)))
 
-  def steps_per_epoch(self, epoch: int) -> int:
-    """Batches of an epoch; the same for all of them."""
-    del epoch
-    return self._steps
-
-  def epoch(self, step: int) -> int:
-    return step // self._steps
-
   def _place(self, step: int) -> tuple[int, int, int]:
     """(bucket, number of the batch in it, batches left in the run)."""
-    epoch, at = divmod(step, self._steps)
+    epoch, at = divmod(step, self.steps_per_epoch)
     if epoch not in self._sequences:
       bits_M = random_bits(len(self._runs_M3), _ORDER, epoch)
       runs = self._runs_M3[np.argsort(bits_M, kind='stable')]
       bucket, start, length = np.repeat(runs, runs[:, 2], axis=0).T
       first = np.repeat(np.cumsum(runs[:, 2]) - runs[:, 2], runs[:, 2])
-      inside = np.arange(self._steps) - first
+      inside = np.arange(self.steps_per_epoch) - first
       sequence = np.stack([bucket, start + inside, length - inside], axis=1)
       _remember(self._sequences, epoch, sequence, kept=2)
     bucket, number, left = self._sequences[epoch][at]
@@ -290,7 +269,7 @@ class Plan:
   def ids(self, seed: int, step: int) -> np.ndarray:
     """Rows of batch (seed, step), int64; -1 marks an empty row."""
     bucket, number, _ = self._place(step)
-    key = seed, self.epoch(step)
+    key = seed, step // self.steps_per_epoch
     if key not in self._orders:
       bits_n = random_bits(len(self._pairs), *key)
       dealt = deal(self._layout, bits_n)
@@ -315,6 +294,7 @@ class EndlessPlan:
   """Batches of a task that is generated for ever: one shape, no epochs."""
 
   padding: float
+  steps_per_epoch = 0  # There is no end.
 
   def __init__(self, pairs: EndlessPairs, data: DataConfig):
     self._pairs = pairs
@@ -326,15 +306,6 @@ class EndlessPlan:
     tokens = sum(int(np.count_nonzero(rows)) for rows in sample)
     # Of the first batch: there is no epoch to take it over.
     self.padding = 1 - tokens / self._shape.slots
-
-  def steps_per_epoch(self, epoch: int) -> int:
-    """0: there is no end."""
-    del epoch
-    return 0
-
-  def epoch(self, step: int) -> int:
-    del step
-    return 0
 
   def shape(self, step: int) -> Shape:
     del step

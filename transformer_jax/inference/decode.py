@@ -210,9 +210,8 @@ def sample(
       jnp.arange(V, dtype=jnp.uint32)[None, None],
     )
     # The largest of logits plus Gumbel noise falls as softmax(logits) says.
-    # 23 bits: one more would round to 1, whose noise is infinite.
-    uniform_BKV = ((bits_BKV >> 9).astype(jnp.float32) + 0.5) / (1 << 23)
-    return jnp.argmax(logits_BKV - jnp.log(-jnp.log(uniform_BKV)), axis=-1)
+    gumbel_BKV = -jnp.log(-jnp.log(randomness.uniform_of(bits_BKV)))
+    return jnp.argmax(logits_BKV + gumbel_BKV, axis=-1)
 
   return _walk(
     stepper,

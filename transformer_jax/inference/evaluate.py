@@ -16,7 +16,7 @@ from transformer_jax.config import (
   ConfigError,
   DecodeConfig,
 )
-from transformer_jax.data.batches import Corpus
+from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.tokens import Vocabularies
 from transformer_jax.inference.grouping import (
   encode,

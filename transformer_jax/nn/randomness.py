@@ -99,7 +99,11 @@ def coordinate_bits(key: Array, *coordinates: Array) -> Array:
 
 def uniform(key: Array, shape: tuple[int, ...]) -> Array:
   """float32 in the open interval (0, 1), in steps of 2^-23."""
-  bits = coordinate_bits(key, *grid(shape))
+  return uniform_of(coordinate_bits(key, *grid(shape)))
+
+
+def uniform_of(bits: Array) -> Array:
+  """uint32 bits -> float32 in the open interval (0, 1)."""
   # 23 bits and a half step: with 24 the largest would round to 1.
   return ((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
 

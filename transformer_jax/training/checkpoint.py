@@ -21,8 +21,6 @@ import shutil
 import sys
 from typing import Any
 
-import jax
-
 from transformer_jax.config import ConfigError
 from transformer_jax.training import arrays, hosts, manifest
 
@@ -108,11 +106,11 @@ class Checkpoints:
     self.wait()
     saving = self.folder / f'{step}{SAVING}'
     try:
-      if jax.process_index() == 0:
+      if hosts.first():
         self._sweep()
       if hosts.agreed(step in self.steps()):
         return
-      if jax.process_index() == 0:
+      if hosts.first():
         if (self.folder / str(step)).exists():
           self._set_aside(step, manifest.damage(self.folder / str(step)))
         saving.mkdir(parents=True)
@@ -137,7 +135,7 @@ class Checkpoints:
     leaves = arrays.by_path(state)
     least = min(leaves, key=lambda name: leaves[name].nbytes)
     bytes_needed = sum(leaf.nbytes for leaf in leaves.values())
-    first = jax.process_index() == 0
+    first = hosts.first()
     place = self.folder / f'trial{SAVING}'
     try:
       if first:
@@ -165,7 +163,7 @@ class Checkpoints:
 
   def tidy(self) -> None:
     """Removes what a kill after a whole save left, as the next save would."""
-    if jax.process_index() == 0:
+    if hosts.first():
       self._sweep()
       self._retain()
 
@@ -177,7 +175,7 @@ class Checkpoints:
     """
     self.wait()
     try:
-      if jax.process_index() == 0:
+      if hosts.first():
         manifest.score(self._path(step), metric)
         self._retain()
     except (OSError, ValueError) as error:
@@ -241,7 +239,7 @@ class Checkpoints:
       ConfigError: the stored tree differs; names what differs.
     """
     if step is None:
-      first = jax.process_index() == 0
+      first = hosts.first()
       step = hosts.agreed(next(iter(self.good(1)), -1) if first else -1)
       if step < 0:
         aside = ', '.join(self._aside()) or 'nothing'
@@ -255,10 +253,6 @@ class Checkpoints:
     wanted = arrays.by_path(abstract_state)
     arrays.refuse_difference(arrays.stored(place), wanted, where)
     return arrays.load(place, abstract_state)
-
-  def restore_params(self, abstract_params: Any, step: int) -> Any:
-    """The parameters alone of one step; see `restore_parts`."""
-    return self.restore_parts({'params': abstract_params}, step)['params']
 
   def restore_parts(self, abstract: dict[str, Any], step: int) -> Any:
     """Some fields of the state of one step, as arrays of the host.
@@ -322,7 +316,7 @@ class Checkpoints:
     saving = self.folder / f'{step}{SAVING}'
     try:
       response.result()
-      if jax.process_index() == 0:
+      if hosts.first():
         (saving / CONFIG).write_text(self._config)
         manifest.write(saving, step=step, metric=metric)
         saving.rename(self._path(step))

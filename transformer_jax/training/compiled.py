@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from transformer_jax.config import Config
-from transformer_jax.data.batches import Batch, Shape
+from transformer_jax.data.batches import Shape
+from transformer_jax.data.cache import Batch
 from transformer_jax.training import fit, hosts, program
 from transformer_jax.training.state import State
 

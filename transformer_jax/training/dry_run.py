@@ -6,14 +6,14 @@ itself begins the sooner. The run's folder stays as it is.
 
 import math
 import pathlib
-import sys
 from typing import Any
 
 import jax
 import numpy as np
 
 from transformer_jax.config import Config
-from transformer_jax.data.batches import Corpus, EndlessPlan, Plan
+from transformer_jax.data.batches import EndlessPlan, Plan
+from transformer_jax.data.corpus import Corpus
 from transformer_jax.fields import difference
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import (
@@ -53,9 +53,9 @@ def show(config: Config, *, workdir: str, init_from: str = '') -> None:
   own = str(folder) if (folder / 'vocabulary').is_dir() else None
   with hosts.first_alone():
     corpus, _, begun_from = setup.admitted(
-      config, folder, vocabulary_in=own, init_from=init_from, say=_say
+      config, folder, vocabulary_in=own, init_from=init_from, say=hosts.say
     )
-  plan, model = setup.planned(config, corpus, layout, _say)
+  plan, model = setup.planned(config, corpus, layout, hosts.say)
   key = run_key(config)
   state = jax.eval_shape(initial_state(config, model), key)
   state = sharding.placed(state, layout.at_rest(state))
@@ -69,11 +69,6 @@ def show(config: Config, *, workdir: str, init_from: str = '') -> None:
   with hosts.first_speaks():
     for name, value in lines:
       print(f'{name:<{width}}  {value}'.rstrip())
-
-
-def _say(text: str) -> None:
-  if hosts.first():
-    print(text, file=sys.stderr, flush=True)
 
 
 def _place(
@@ -100,7 +95,7 @@ def _changes(config: Config) -> str:
 
 def _data(config: Config, corpus: Corpus, plan: Plan | EndlessPlan) -> Rows:
   """Pairs, pieces and batches."""
-  data, steps = config.data, plan.steps_per_epoch(0)
+  data, steps = config.data, plan.steps_per_epoch
   source, target = corpus.vocabularies
   held_out = dict.fromkeys((data.validation_split, data.test_split))
   training = 'without end'

@@ -14,11 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.config import BLEU_NAMES, Config, ConfigError
-from transformer_jax.data.batches import (
-  Batch,
-  Corpus,
-  held_out_batches,
-)
+from transformer_jax.data.batches import held_out_batches
+from transformer_jax.data.cache import Batch
+from transformer_jax.data.corpus import Corpus
 from transformer_jax.nn.transformer import with_statistics
 from transformer_jax.training import hosts, lock, record
 from transformer_jax.training.compiled import Compiling

@@ -21,13 +21,9 @@ import numpy as np
 from jax import Array
 
 from transformer_jax.config import Config, ConfigError
-from transformer_jax.data.batches import (
-  Batch,
-  Corpus,
-  Shape,
-  held_out_batches,
-  make_plan,
-)
+from transformer_jax.data.batches import Shape, held_out_batches, make_plan
+from transformer_jax.data.cache import Batch
+from transformer_jax.data.corpus import Corpus
 from transformer_jax.fields import to_json
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer, with_statistics

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.config import Config, ConfigError
-from transformer_jax.data.batches import Batch
+from transformer_jax.data.cache import Batch
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training import fit, products, program, ring, sharding
 from transformer_jax.training.mesh import make_mesh, of_one_run

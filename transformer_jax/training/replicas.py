@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from transformer_jax.data.batches import Corpus, Shape
+from transformer_jax.data.batches import Shape
+from transformer_jax.data.corpus import Corpus
 from transformer_jax.training import place as place_lib
 from transformer_jax.training import population as population_lib
 from transformer_jax.training import record

@@ -17,13 +17,8 @@ import numpy as np
 
 from transformer_jax import plugins
 from transformer_jax.config import SIDES, Config, ConfigError
-from transformer_jax.data.batches import (
-  Corpus,
-  EndlessPlan,
-  Plan,
-  make_plan,
-  open_corpus,
-)
+from transformer_jax.data.batches import EndlessPlan, Plan, make_plan
+from transformer_jax.data.corpus import Corpus, open_corpus
 from transformer_jax.nn import implementations
 from transformer_jax.nn.implementations import Served
 from transformer_jax.nn.transformer import Transformer

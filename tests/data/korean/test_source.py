@@ -8,7 +8,8 @@ import pytest
 from tests.data.korean.conftest import some
 from transformer_jax.config import ConfigError, DataConfig
 from transformer_jax.data import tasks
-from transformer_jax.data.batches import make_plan, open_corpus
+from transformer_jax.data.batches import make_plan
+from transformer_jax.data.corpus import open_corpus
 from transformer_jax.data.korean import generate, links
 from transformer_jax.data.korean.render import sentence
 from transformer_jax.data.korean.source import KoreanText
