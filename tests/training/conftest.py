@@ -98,10 +98,10 @@ def before_step(monkeypatch):
   def plan(step, action):
     left = [action]
 
-    def make(run, first, count):
+    def make(plan, config, first, count):
       if first >= step and left:
         left.pop()()
-      return stacked(run, first, count)
+      return stacked(plan, config, first, count)
 
     monkeypatch.setattr(loop, 'stacked', make)
 

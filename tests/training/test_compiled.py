@@ -37,7 +37,7 @@ def test_the_step_of_a_run_takes_the_place_of_its_state(set_up):
   run = set_up()
   state = setup.start_or_resume(run)
   steps = setup.admitted_steps(run, state)
-  batches = run.layout.batch(loop.stacked(run, 0, 1), 1)
+  batches = run.layout.batch(loop.stacked(run.plan, run.config, 0, 1), 1)
   rest = np.int32(1), run_key(run.config), numbers(run.config)
   after, _ = steps(state, batches, *rest)
   assert int(after.step) == 1

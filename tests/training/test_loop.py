@@ -152,10 +152,10 @@ def test_calls_end_where_something_is_due(set_up):
   )
   cuts, step = [], 0
   while step < 11:
-    step += loop.steps_in_call(run, step)
+    step += loop.steps_in_call(run.plan, run.config, step)
     cuts.append(step)
   assert cuts == [4, 6, 8, 9, 11]
-  batches = loop.stacked(run, 4, 2)
+  batches = loop.stacked(run.plan, run.config, 4, 2)
   assert batches.source_BS.shape[0] == 4
   np.testing.assert_array_equal(
     batches.source_BS[1], run.plan.batch(0, 5).source_BS

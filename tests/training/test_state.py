@@ -31,7 +31,7 @@ def start(run):
 def call(steps, run, state, count=1, batches=None, **changes):
   """(state, metrics) after `count` steps from numpy to numpy."""
   if batches is None:
-    batches = loop.stacked(run, int(state.step), count)
+    batches = loop.stacked(run.plan, run.config, int(state.step), count)
   traced = numbers(run.config)._replace(**changes)
   key = run_key(run.config)
   state = jax.device_put(state, jax.local_devices()[0])
@@ -97,7 +97,7 @@ def test_a_step_changes_every_parameter(run, steps, start):
 
 
 def test_another_step_or_key_drops_other_units(run, steps, start):
-  batches = loop.stacked(run, 0, 1)
+  batches = loop.stacked(run.plan, run.config, 0, 1)
   first = call(steps, run, start, batches=batches)[1].losses.smoothed[0]
   later = start._replace(step=np.int32(1))
   second = call(steps, run, later, batches=batches)[1].losses.smoothed[0]
@@ -110,7 +110,9 @@ def test_another_step_or_key_drops_other_units(run, steps, start):
 
 
 def test_rows_of_weight_zero_move_nothing(run, steps, start):
-  batches = jax.tree.map(np.zeros_like, loop.stacked(run, 0, 1))
+  batches = jax.tree.map(
+    np.zeros_like, loop.stacked(run.plan, run.config, 0, 1)
+  )
   after, metrics = call(steps, run, start, batches=batches)
   assert int(after.step) == 1
   assert same(after.params, start.params)
@@ -120,7 +122,7 @@ def test_rows_of_weight_zero_move_nothing(run, steps, start):
 
 
 def test_rows_of_weight_zero_change_no_gradient(run, steps, start):
-  whole = loop.stacked(run, 0, 1)
+  whole = loop.stacked(run.plan, run.config, 0, 1)
   half = jax.tree.map(np.copy, whole)
   other = jax.tree.map(np.copy, whole)
   rows = whole.source_BS.shape[1]
@@ -141,7 +143,7 @@ def test_rows_of_weight_zero_change_no_gradient(run, steps, start):
 
 def test_accumulation_is_the_whole_batch(run, steps, start):
   config = override(run.config, {'optim.accumulate': 4, 'model.dropout': 0.0})
-  batches = loop.stacked(run, 0, 1)
+  batches = loop.stacked(run.plan, run.config, 0, 1)
   # Parts of very different token counts: a mean of means would show.
   batches.target_BT[:, :8, 1:] = 0
   parts = jax.jit(state.train_step(config, run.model))
@@ -164,7 +166,7 @@ def test_accumulation_is_the_whole_batch(run, steps, start):
 
 
 def test_one_batch_is_learnt_by_heart(run, steps, start):
-  batches = loop.stacked(run, 0, 1)
+  batches = loop.stacked(run.plan, run.config, 0, 1)
   now: State = start
   for _ in range(150):
     now, metrics = call(

@@ -44,7 +44,7 @@ def poisoned(monkeypatch, *steps):
     return call
 
   monkeypatch.setattr(setup, 'train_steps', train_steps)
-  monkeypatch.setattr(loop, 'steps_in_call', lambda run, step: 1)
+  monkeypatch.setattr(loop, 'steps_in_call', lambda plan, config, step: 1)
 
 
 def test_steps_without_a_finite_loss_are_skipped_and_counted(

@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.config import BLEU_NAMES, Config, ConfigError
 from transformer_jax.data.batches import held_out_batches
-from transformer_jax.data.cache import Batch
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.nn.transformer import with_statistics
 from transformer_jax.training import hosts, lock, record
+from transformer_jax.training.calls import is_finite, stacked, steps_in_call
 from transformer_jax.training.compiled import Compiling
 from transformer_jax.training.guard import (
   FINISHED,
@@ -179,9 +178,9 @@ def go_on(
       return FINISHED
   pending: tuple[int, int, Metrics] | None = None
   while True:
-    count = steps_in_call(run, step)
+    count = steps_in_call(run.plan, config, step)
     batches = run.layout.batch(
-      stacked(run, step, count), config.optim.accumulate
+      stacked(run.plan, config, step, count), config.optim.accumulate
     )
     state, metrics = steps(state, batches, np.int32(count), key, traced)
     # While these steps run, the numbers of those before are read.
@@ -203,7 +202,7 @@ def go_on(
           StoppedError
         ):  # Saved without a metric; the next start gives it one.
           last, stopping = False, True
-      if not is_finite(state.params):
+      if not jax.jit(is_finite)(state.params):
         raise diverged(run, f'parameters after step {step} are not finite')
       run.checkpoints.save(step, state, metric=metric)
     if stopping and not last:
@@ -230,25 +229,6 @@ def preempted(run: Run, step: int) -> int:
   saved = f'saved at step {step}' if step else 'before step 1'
   run.progress.say(f'stopped by a signal, {saved}')
   return PREEMPTED
-
-
-def steps_in_call(run: Run, step: int) -> int:
-  """Steps until the shape changes or something is due."""
-  config = run.config.train
-  return min(
-    run.plan.left_in_run(step),
-    config.steps - step,
-    config.evaluate_every - step % config.evaluate_every,
-    config.save_every - step % config.save_every,
-  )
-
-
-def stacked(run: Run, step: int, count: int) -> Batch:
-  """Batches step .. step + count - 1; the unused rest repeats the first."""
-  seed, room = run.config.train.seed, run.config.data.batches_per_run
-  found = [run.plan.batch(seed, step + n) for n in range(count)]
-  found += found[:1] * (room - count)
-  return Batch(*(np.stack(side) for side in zip(*found, strict=True)))
 
 
 def write(run: Run, pending: tuple[int, int, Metrics] | None) -> None:
@@ -297,13 +277,6 @@ def one_more_skipped(run: Run, rows: list[tuple], what: str) -> int:
     skipped = f' after {before} skipped steps' if limit else ''
     raise diverged(run, what + skipped)
   return before + 1
-
-
-@jax.jit
-def is_finite(params: dict) -> jax.Array:
-  """Whether all are numbers: the last update has not met a loss yet."""
-  each = [jnp.isfinite(x).all() for x in jax.tree.leaves(params)]
-  return jnp.stack(each).all()
 
 
 def diverged(run: Run, what: str) -> TrainingError:

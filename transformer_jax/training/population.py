@@ -28,6 +28,7 @@ from transformer_jax.fields import to_json
 from transformer_jax.nn import implementations
 from transformer_jax.nn.transformer import Transformer, with_statistics
 from transformer_jax.training import fit
+from transformer_jax.training.calls import is_finite, stacked, steps_in_call
 from transformer_jax.training.place import Place
 from transformer_jax.training.scores import Scores, row_sums, summarise
 from transformer_jax.training.setup import admit_lengths
@@ -67,11 +68,6 @@ def can_share(config: Config) -> str:
   return to_json(neutral)
 
 
-def _finite(tree: Any) -> Array:
-  each = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]
-  return jnp.stack(each).all()
-
-
 def population_steps(
   config: Config, model: Transformer, place: Place
 ) -> Callable[
@@ -94,8 +90,7 @@ def population_steps(
     # The metrics of steps that were not made are zeros.
     sound_N = jnp.isfinite(metrics.losses.smoothed)
     sound_N &= jnp.isfinite(metrics.gradient_norm)
-    # The last update has not met a loss yet.
-    sound = _finite((new.params, new.statistics))
+    sound = is_finite((new.params, new.statistics))
     last = before + jnp.maximum(count, 1)
     first = before + 1 + jnp.argmin(sound_N).astype(jnp.int32)
     bad = jnp.where(sound_N.all(), jnp.where(sound, 0, last), first)
@@ -262,13 +257,11 @@ class Population:
 
   def batches(self, step: int, count: int) -> Batch:
     """[R, K, B, ...]: each member's own, those of one seed the same."""
-    room = self.config.data.batches_per_run
     by_seed: dict[int, Batch] = {}
     for config in self.configs:
       seed = config.train.seed
       if seed not in by_seed:
-        found = [self.plan.batch(seed, step + n) for n in range(count)]
-        by_seed[seed] = Batch(*stack(found + found[:1] * (room - count)))
+        by_seed[seed] = stacked(self.plan, config, step, count)
     return Batch(*stack([by_seed[c.train.seed] for c in self.configs]))
 
   def counts(self, count: int) -> np.ndarray:
@@ -277,13 +270,7 @@ class Population:
     return np.where(alive_R, count, 0).astype(np.int32)
 
   def steps_in_call(self, step: int) -> int:
-    train = self.train
-    return min(
-      self.plan.left_in_run(step),
-      train.steps - step,
-      train.evaluate_every - step % train.evaluate_every,
-      train.save_every - step % train.save_every,
-    )
+    return steps_in_call(self.plan, self.configs[0], step)
 
   def scores(self, members: Members, split: str) -> list[Scores]:
     """Of every member on a held-out split, each pair once."""
