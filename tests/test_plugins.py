@@ -138,7 +138,10 @@ def test_a_parameter_has_letters_that_a_score_knows(tmp_path):
     written(tmp_path / 'mine.py', MINE.replace('w_mine_HK', 'w_mine_HZ'))
   )
   config = override(base(), {'model.score': 'mine'})
-  with pytest.raises(ConfigError, match="letters of H, K .* 'w_mine_HZ'"):
+  told = "model.score=mine: .* letters of H, K .* 'w_mine_HZ'"
+  with pytest.raises(ConfigError, match=told):
+    implementations.choose(config.model, platform='cpu')
+  with pytest.raises(ConfigError, match=told):
     jax.eval_shape(
       initial_state(config, Transformer(config.model, V, V)),
       randomness.seed_key(0),

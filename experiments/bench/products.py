@@ -17,7 +17,7 @@ from jax import Array
 
 from experiments.bench.measure import Contestant
 from transformer_jax.config import ModelConfig
-from transformer_jax.nn.layers import DTYPES
+from transformer_jax.nn.module import DTYPES
 
 # Squares for the peak of the machine: what a product reaches at its best.
 SQUARES = (512, 1024, 2048)

@@ -10,6 +10,7 @@ import pytest
 
 from transformer_jax.nn import attention, blockwise, randomness
 from transformer_jax.nn.attention import SCORES, Drop, How, parameter_shape
+from transformer_jax.nn.score_memory import held_by
 
 # B, T, S, H, K, E; lengths that no block divides, and decoding one token.
 LONG, ONE = (2, 13, 11, 3, 4, 6), (2, 1, 9, 2, 4, 4)
@@ -274,4 +275,4 @@ def test_what_a_score_holds_is_read_from_its_program(within):
   for score, held in [('dot', 1), ('additive', 4), ('general', 1)]:
     (q, k, _, w, scale, _), _ = arrays(score, LONG)
     how = How(scale, within(SCORES[score].scores), w)
-    assert blockwise.held_by(how, q, k) == held
+    assert held_by(how, q, k) == held

@@ -120,7 +120,7 @@ RATES = (0.3, 0.2, 0.1)
 
 def dropped(path='', choice='', rates=RATES):
   """Output of a model with dropout, where all else is as in the baseline."""
-  from transformer_jax.nn.layers import Dropout
+  from transformer_jax.nn.module import Dropout
 
   inside = dict(
     zip(('attention_dropout', 'feed_forward_dropout'), rates[1:], strict=True)

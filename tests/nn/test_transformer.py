@@ -13,7 +13,7 @@ from tests.nn import oracle
 from transformer_jax.config import Config, ModelConfig
 from transformer_jax.data.cache import Batch
 from transformer_jax.nn import randomness
-from transformer_jax.nn.layers import Dropout
+from transformer_jax.nn.module import Dropout
 from transformer_jax.nn.transformer import (
   Transformer,
   initial_params,

@@ -26,8 +26,9 @@ from transformer_jax.data.cache import Batch
 from transformer_jax.data.tokens import BOS, EOS, SPECIAL
 from transformer_jax.inference.stepper import ModelStepper
 from transformer_jax.nn import attention, implementations, randomness
-from transformer_jax.nn.attention import OUTPUT_PROJECTIONS, PROJECTIONS, SCORES
+from transformer_jax.nn.attention import SCORES
 from transformer_jax.nn.positions import JOINS
+from transformer_jax.nn.projections import OUTPUT_PROJECTIONS, PROJECTIONS
 from transformer_jax.nn.transformer import Transformer, with_statistics
 from transformer_jax.training import fit
 from transformer_jax.training.products import flops

@@ -25,7 +25,6 @@ from transformer_jax.config import (
   TrainConfig,
 )
 from transformer_jax.data.tokens import PAD
-from transformer_jax.nn.attention import PROJECTIONS as PROJECTIONS_OF
 from transformer_jax.nn.attention import (
   How,
   allowed_BTS,
@@ -33,6 +32,7 @@ from transformer_jax.nn.attention import (
   mix,
 )
 from transformer_jax.nn.layers import SITE_PATHS
+from transformer_jax.nn.projections import PROJECTIONS as PROJECTIONS_OF
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.nn.watch import Place, lean_scores, watch
 from transformer_jax.training.state import Numbers, loss_function, program

@@ -24,16 +24,13 @@ with embeddings x, and q = x W_q, k = x W_k, v = x W_v.
 [[84, 58], [58, 84], [79, 79]]
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from transformer_jax.config import ConfigError
 from transformer_jax.nn import randomness
 from transformer_jax.nn.initializers import Draw, identity, normal
 
@@ -171,7 +168,8 @@ class Score(NamedTuple):
   query_products: int = 0
 
 
-# score: what computes it, and what it needs. Of additive the one product is
+# score: what computes it, and what it needs. The scores of this file;
+# `implementations.admit_score` checks any other. Of additive the one product is
 # that with w: sum and tanh of d_k terms are no matrix product.
 SCORES = {
   'dot': Score(dot_scores),
@@ -191,52 +189,16 @@ def parameter_shape(score: Score, *, heads: int, d_k: int) -> tuple[int, ...]:
   (8, 64, 64)
 
   Raises:
-    ConfigError: it has none, or a letter beside H, K and L.
+    ValueError: it has none, or a letter beside H, K and L.
   """
   sizes = dict(H=heads, K=d_k, L=d_k)
   letters = score.parameter.rpartition('_')[2]
   if not letters or not set(letters) <= set(sizes):
-    raise ConfigError(
+    raise ValueError(
       f'the parameter of a score ends in letters of H, K and L = K, unlike '
       f'{score.parameter!r}'
     )
   return tuple(sizes[letter] for letter in letters)
-
-
-# Those of this file; what is added to them is looked at: `admit_score`.
-_OWN_SCORES = frozenset(SCORES)
-
-
-@functools.cache
-def admit_score(name: str, score: Score, *, heads: int, d_k: int) -> None:
-  """Refuse a score from outside that looks at more than a pair.
-
-  By example: of the first query and key alone it is what it is among others.
-
-  Raises:
-    ConfigError: it is another number.
-  """
-  if name in _OWN_SCORES:
-    return
-  draw = np.random.default_rng(0)
-  q_BTHK, k_BSHK = (
-    draw.normal(size=(2, length, heads, d_k)).astype(np.float32)
-    for length in (3, 4)
-  )
-  w = None
-  if score.parameter:
-    shape = parameter_shape(score, heads=heads, d_k=d_k)
-    w = draw.normal(size=shape).astype(np.float32)
-  scores = jax.jit(functools.partial(score.scores, scale=1.0))
-  among_BHTS = scores(q_BTHK, k_BSHK, w)[:, :, :1, :1]
-  alone_BHTS = scores(q_BTHK[:, :1], k_BSHK[:, :1], w)
-  # Wide enough for the products of a GPU.
-  if not np.allclose(among_BHTS, alone_BHTS, 1e-2, 1e-2, equal_nan=True):
-    raise ConfigError(
-      f'model.score={name} gives a query and a key another score among others '
-      'than alone, and attention in blocks shows it some at a time: let each '
-      'score be of one query and one key'
-    )
 
 
 class Fold(NamedTuple):
@@ -287,60 +249,6 @@ class Scales(NamedTuple):
   encoder_self: Array | float
   decoder_self: Array | float
   cross: Array | float
-
-
-class Projections(NamedTuple):
-  """Names of the weights that make queries, keys and values; '' for none."""
-
-  q: str
-  k: str
-  v: str
-
-
-# projections: three of them (3.2.2), or one less, or none.
-PROJECTIONS = {
-  'separate': Projections('w_q_DHK', 'w_k_DHK', 'w_v_DHE'),
-  'shared_query_key': Projections('w_k_DHK', 'w_k_DHK', 'w_v_DHE'),
-  'shared_key_value': Projections('w_q_DHK', 'w_k_DHK', 'w_k_DHK'),
-  'identity': Projections('', '', ''),
-}
-
-
-def project(x_BTD: Array, w_DHK: Array | None, *, heads: int) -> Array:
-  """x W of each head; without a W, x cut into `heads` parts.
-
-  Args:
-    x_BTD: positions.
-    w_DHK: weights, or None.
-    heads: H; divides D where there are no weights.
-
-  Returns:
-    [B, T, H, K].
-  """
-  if w_DHK is None:
-    B, T, _ = x_BTD.shape
-    return x_BTD.reshape(B, T, heads, -1)
-  return jnp.einsum('BTD,DHK->BTHK', x_BTD, w_DHK)
-
-
-def join_heads(mixed_BTHE: Array, w_HED: Array | None) -> Array:
-  """[head 1; ...; head H] W_O; without a W_O, the heads side by side (3.2.2).
-
-  Args:
-    mixed_BTHE: what each head read.
-    w_HED: W_O, or None.
-
-  Returns:
-    [B, T, D], where D = H * E if there is no W_O.
-  """
-  if w_HED is None:
-    B, T, _, _ = mixed_BTHE.shape
-    return mixed_BTHE.reshape(B, T, -1)
-  return jnp.einsum('BTHE,HED->BTD', mixed_BTHE, w_HED)
-
-
-# output_projection: names of its weights.
-OUTPUT_PROJECTIONS = {'linear': ('w_o_HED',), 'none': ()}
 
 
 class Drop(NamedTuple):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from transformer_jax.nn import positions
-from transformer_jax.nn.layers import Module
+from transformer_jax.nn.module import Module
 
 EMBEDDING_SCALES = {'sqrt_d_model': math.sqrt, 'none': lambda d_model: 1.0}
 

@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from transformer_jax.config import SIDES, ConfigError, ModelConfig
+from transformer_jax.fields import OWN_CHOICES
 from transformer_jax.nn import attention, blockwise, kernel
 from transformer_jax.nn.attention import (
   How,
@@ -30,6 +32,7 @@ from transformer_jax.nn.attention import (
   dot_scores,
   spread_HTS,
 )
+from transformer_jax.nn.score_memory import held_by
 
 Attend = Callable[..., Array]
 
@@ -77,7 +80,7 @@ def is_small(
 ) -> bool:
   """Whether `by_shape` takes the formula; arguments as there, or shapes."""
   B, T, H, _ = q_BTHK.shape
-  most = pairs or most_pairs(blockwise.held_by(how, q_BTHK, k_BSHK), H)
+  most = pairs or most_pairs(held_by(how, q_BTHK, k_BSHK), H)
   return B * T * k_BSHK.shape[1] <= most * devices
 
 
@@ -235,6 +238,54 @@ IMPLEMENTATIONS: dict[str, Callable[[ModelConfig, str], Served]] = {
 }
 
 
+def score_shape(
+  name: str, score: attention.Score, *, heads: int, d_k: int
+) -> tuple[int, ...]:
+  """`attention.parameter_shape` of a score that may come from outside.
+
+  Raises:
+    ConfigError: its letters are not known.
+  """
+  try:
+    return attention.parameter_shape(score, heads=heads, d_k=d_k)
+  except ValueError as error:
+    raise ConfigError(f'model.score={name}: {error}') from None
+
+
+@functools.cache
+def admit_score(
+  name: str, score: attention.Score, *, heads: int, d_k: int
+) -> None:
+  """Refuse a score from outside that looks at more than a pair.
+
+  By example: of the first query and key alone it is what it is among others.
+
+  Raises:
+    ConfigError: it is another number, or its parameter has other letters.
+  """
+  if name in OWN_CHOICES['model.score']:
+    return
+  draw = np.random.default_rng(0)
+  q_BTHK, k_BSHK = (
+    draw.normal(size=(2, length, heads, d_k)).astype(np.float32)
+    for length in (3, 4)
+  )
+  w = None
+  if score.parameter:
+    shape = score_shape(name, score, heads=heads, d_k=d_k)
+    w = draw.normal(size=shape).astype(np.float32)
+  scores = jax.jit(functools.partial(score.scores, scale=1.0))
+  among_BHTS = scores(q_BTHK, k_BSHK, w)[:, :, :1, :1]
+  alone_BHTS = scores(q_BTHK[:, :1], k_BSHK[:, :1], w)
+  # Wide enough for the products of a GPU.
+  if not np.allclose(among_BHTS, alone_BHTS, 1e-2, 1e-2, equal_nan=True):
+    raise ConfigError(
+      f'model.score={name} gives a query and a key another score among others '
+      'than alone, and attention in blocks shows it some at a time: let each '
+      'score be of one query and one key'
+    )
+
+
 def serve(config: ModelConfig, *, platform: str) -> Served:
   """The attention function of a model, and one line that says why.
 
@@ -247,7 +298,7 @@ def serve(config: ModelConfig, *, platform: str) -> Served:
       score from outside cannot be computed by any.
   """
   score = attention.SCORES[config.score]
-  attention.admit_score(config.score, score, heads=config.heads, d_k=config.d_k)
+  admit_score(config.score, score, heads=config.heads, d_k=config.d_k)
   return IMPLEMENTATIONS[config.attention_implementation](config, platform)
 
 
@@ -338,7 +389,7 @@ def shared_pairs(configs: Sequence[ModelConfig], *, platform: str) -> int:
   if named != {'auto'}:
     return 0
   limits = {
-    most_pairs(blockwise.held_by(how, q, k), one.heads)
+    most_pairs(held_by(how, q, k), one.heads)
     for one in configs
     for q, k, how in [_shapes(one, 1, 1, 1)]
   }

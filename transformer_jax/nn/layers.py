@@ -8,79 +8,30 @@ bias, the embeddings and the pre-softmax product have none.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array
 
 from transformer_jax.config import SITES, ModelConfig
-from transformer_jax.nn import attention, norms, positions, randomness
+from transformer_jax.nn import (
+  attention,
+  norms,
+  positions,
+  projections,
+  randomness,
+)
+from transformer_jax.nn.implementations import score_shape
 from transformer_jax.nn.initializers import (
   HEAD_INITS,
   INITIALIZATIONS,
   QUERY_KEY_INITS,
   Draw,
 )
+from transformer_jax.nn.module import Dropout, Module, within
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'gelu': jax.nn.gelu, 'silu': jax.nn.silu}
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-
-
-class Dropout(NamedTuple):
-  """The key of this place in the model, and the rates (traced numbers)."""
-
-  key: Array
-  residual: Array | float
-  attention: Array | float
-  feed_forward: Array | float
-
-  def at(self, site: str | Array) -> 'Dropout':
-    """For the part `site` of this place: a name, or the number of a layer."""
-    return self._replace(key=randomness.at(self.key, site))
-
-
-class Module(nn.Module):
-  """A Linen module whose parameters are drawn from their paths."""
-
-  config: ModelConfig
-
-  @property
-  def dtype(self) -> Any:
-    return DTYPES[self.config.compute_dtype]
-
-  def parameter(
-    self, name: str, role: str, shape: tuple[int, ...], fans: tuple[int, int]
-  ) -> Array:
-    """The array `name`, first drawn as config.initialization says of `role`.
-
-    Args:
-      name: with its letters.
-      role: a key of INITIALIZATIONS[...].
-      shape: of the array.
-      fans: fan-in and fan-out.
-    """
-    draw = INITIALIZATIONS[self.config.initialization][role]
-    return self.drawn(name, draw, shape, fans)
-
-  def drawn(
-    self, name: str, draw: Draw, shape: tuple[int, ...], fans: tuple[int, int]
-  ) -> Array:
-    """The array `name`, in the compute dtype."""
-    value = self.own(name, lambda key: draw(key, shape, *fans))
-    return value.astype(self.dtype)
-
-  def own(self, name: str, draw: Callable[[Array], Any]) -> Any:
-    """The parameter, or tree of parameters, `name`; drawn if it is not yet."""
-    # Where it exists Linen would trace `draw` again, to compare the shapes.
-    if self.has_variable('params', name):
-      return self.get_variable('params', name)
-    # The run's own key and the path, not Linen's key: that one counts calls.
-    root: Any = self.scope
-    key = root.root.rngs['params'].as_jax_rng()
-    key = randomness.at(key, '/'.join((*self.path, name)))
-    return self.param(name, lambda _: draw(key))
 
 
 def site_scales(config: ModelConfig) -> attention.Scales:
@@ -181,7 +132,7 @@ class MultiHeadAttention(Module):
   def setup(self):
     c = self.config
     D, H, K, E = c.d_model, c.heads, c.d_k, c.d_v
-    names = attention.PROJECTIONS[c.projections]
+    names = projections.PROJECTIONS[c.projections]
     recipe = INITIALIZATIONS[c.initialization]
     inputs = recipe['attention_input']
     query_key = QUERY_KEY_INITS[c.query_key_init](recipe)
@@ -198,7 +149,7 @@ class MultiHeadAttention(Module):
     }
     self.w_q, self.w_k, self.w_v = (made.get(name) for name in names)
     self.w_o = self._first(
-      attention.OUTPUT_PROJECTIONS[c.output_projection],
+      projections.OUTPUT_PROJECTIONS[c.output_projection],
       'attention_output',
       (H, E, D),
       (H * E, D),
@@ -221,7 +172,7 @@ class MultiHeadAttention(Module):
     if not score.parameter:
       return None
     H, K = self.config.heads, self.config.d_k
-    shape = attention.parameter_shape(score, heads=H, d_k=K)
+    shape = score_shape(self.config.score, score, heads=H, d_k=K)
     return self._of_heads(score.parameter, score.draw, shape, (K, K))
 
   def keys_values(
@@ -229,8 +180,8 @@ class MultiHeadAttention(Module):
   ) -> tuple[Array, Array]:
     """k_BSHK and v_BSHE of what is attended to."""
     heads = self.config.heads
-    k_BSHK = attention.project(y_BSD, self.w_k, heads=heads)
-    v_BSHE = attention.project(y_BSD, self.w_v, heads=heads)
+    k_BSHK = projections.project(y_BSD, self.w_k, heads=heads)
+    v_BSHE = projections.project(y_BSD, self.w_v, heads=heads)
     return _turned(k_BSHK, turn), v_BSHE
 
   def attend(
@@ -242,7 +193,7 @@ class MultiHeadAttention(Module):
     dropout: Dropout | None,
   ) -> Array:
     """What each position of x reads from the keys and values: [B, T, D]."""
-    q_BTHK = attention.project(x_BTD, self.w_q, heads=self.config.heads)
+    q_BTHK = projections.project(x_BTD, self.w_q, heads=self.config.heads)
     drop = None
     if dropout is not None and self.config.attention_dropout:
       drop = attention.Drop(dropout.key, dropout.attention)
@@ -259,7 +210,7 @@ class MultiHeadAttention(Module):
     )
     q_BTHK = _turned(q_BTHK, context.turn)
     mixed_BTHE = self.attention_fn(q_BTHK, *keys_values, mask_BTS, how)
-    return attention.join_heads(mixed_BTHE, self.w_o)
+    return projections.join_heads(mixed_BTHE, self.w_o)
 
 
 def _turned(x_BTHK: Array, by: positions.Turn | None) -> Array:
@@ -350,10 +301,6 @@ def drop_residual(x_BTD: Array, dropout: Dropout | None) -> Array:
     return x_BTD
   key = randomness.at(dropout.key, 'residual')
   return randomness.dropout(x_BTD, key, dropout.residual)
-
-
-def within(dropout: Dropout | None, site: str | Array) -> Dropout | None:
-  return None if dropout is None else dropout.at(site)
 
 
 class EncoderLayer(Module):

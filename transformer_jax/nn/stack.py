@@ -8,13 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from transformer_jax.nn import norms, randomness
-from transformer_jax.nn.layers import (
-  DecoderLayer,
-  Dropout,
-  EncoderLayer,
-  Module,
-  within,
-)
+from transformer_jax.nn.layers import DecoderLayer, EncoderLayer
+from transformer_jax.nn.module import Dropout, Module, within
 
 # layer_loop: how many of N layers are written out in the program at a time.
 LAYER_LOOPS = {'scan': lambda layers: 1, 'unroll': lambda layers: layers}

@@ -14,16 +14,14 @@ from transformer_jax.nn.embeddings import TIES, Embedding, Positions
 from transformer_jax.nn.layers import (
   NORM_ORDERS,
   DecoderLayer,
-  Dropout,
   EncoderLayer,
   LayerContext,
-  Module,
   Norm,
   Past,
   drop_residual,
   site_scales,
-  within,
 )
+from transformer_jax.nn.module import Dropout, Module, within
 from transformer_jax.nn.stack import Stack, unchanged
 
 

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from transformer_jax.nn import blockwise
 from transformer_jax.nn.attention import (
   How,
   all_scores,
@@ -25,6 +24,7 @@ from transformer_jax.nn.attention import (
   mix,
 )
 from transformer_jax.nn.layers import MultiHeadAttention
+from transformer_jax.nn.score_memory import held_by
 from transformer_jax.nn.stack import Stack
 from transformer_jax.nn.transformer import Transformer
 
@@ -77,7 +77,7 @@ def lean_scores(q_BTHK: Array, k_BSHK: Array, how: How) -> Array:
   pair; what an additive score holds on the way to them is K times that.
   """
   B, T, H, _ = q_BTHK.shape
-  held = blockwise.held_by(how, q_BTHK, k_BSHK)
+  held = held_by(how, q_BTHK, k_BSHK)
   if held == 1 or B * T * k_BSHK.shape[1] * H * held <= MOST_NUMBERS:
     return all_scores(q_BTHK, k_BSHK, how)
 

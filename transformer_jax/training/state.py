@@ -13,7 +13,8 @@ from jax import Array
 from transformer_jax.config import SITES, Config, ConfigError
 from transformer_jax.nn import randomness
 from transformer_jax.nn.attention import Scales
-from transformer_jax.nn.layers import Dropout, query_rates, site_scales
+from transformer_jax.nn.layers import query_rates, site_scales
+from transformer_jax.nn.module import Dropout
 from transformer_jax.nn.transformer import (
   STATISTICS,
   Transformer,
