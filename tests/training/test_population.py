@@ -431,8 +431,8 @@ def test_loop_writes_what_the_lone_loop_writes(configs, corpus, tmp_path):
   assert found is not None
   config = override(configs[0], {'data.cache_dir': str(tmp_path / 'cache')})
   assert loop.train(config, workdir=str(tmp_path / 'lone')) == loop.FINISHED
-  alone = loop.record.Metrics(tmp_path / 'lone')
-  own = loop.record.Metrics(tmp_path / '0')
+  alone = loop.record.MetricsFile(tmp_path / 'lone')
+  own = loop.record.MetricsFile(tmp_path / '0')
   wanted = [x for x in alone.lines() if x['split'] == 'train']
   assert [x for x in own.lines() if x['split'] == 'train'] == wanted
   pairs = zip(alone.lines(), own.lines(), strict=True)

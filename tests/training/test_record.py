@@ -18,7 +18,7 @@ ROWS = [
 
 @pytest.fixture
 def metrics(tmp_path):
-  found = record.Metrics(tmp_path)
+  found = record.MetricsFile(tmp_path)
   found.append(ROWS)
   return found
 
@@ -75,7 +75,7 @@ def test_lines_end_at_the_first_that_is_damaged(metrics, tmp_path, line):
 
 
 def test_metrics_of_no_run():
-  assert list(record.Metrics(record.pathlib.Path('/nowhere')).lines()) == []
+  assert list(record.MetricsFile(record.pathlib.Path('/nowhere')).lines()) == []
 
 
 def test_write_atomically_keeps_the_old_text(tmp_path):

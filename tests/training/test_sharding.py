@@ -24,7 +24,7 @@ from transformer_jax.inference.evaluate import score_pairs, scores_of_pairs
 from transformer_jax.inference.translate import translate_sentences
 from transformer_jax.nn import implementations, randomness
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.training import program, ring, setup, sharding
+from transformer_jax.training import hlo, ring, setup, sharding
 from transformer_jax.training.arrays import by_path
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.mesh import make_mesh, of_a_population
@@ -197,7 +197,7 @@ def summed(text: str) -> dict[str, dict[str, int]]:
   found: dict[str, collections.Counter] = collections.defaultdict(
     collections.Counter
   )
-  for one in program.collectives(text):
+  for one in hlo.collectives(text):
     kind = f'{one.kind} of {one.devices}'
     found[kind].update(times=one.times, bytes=one.bytes * one.times)
   return {kind: dict(found[kind]) for kind in sorted(found)}

@@ -70,7 +70,7 @@ def result_of(
       stand in the table beside the scores by teacher forcing.
   """
   config = member.config
-  lines = list(record.Metrics(member.folder).lines())
+  lines = list(record.MetricsFile(member.folder).lines())
   curve = [x for x in lines if x['split'] == 'validation']
   reached = [
     x['step']
@@ -86,7 +86,9 @@ def result_of(
     scores = outcome.scores._asdict()
     scores |= {x: written[x] for x in study.free_running if x in written}
     metrics |= scores
-    record.Metrics(member.folder).append([(config.train.steps, 'test', scores)])
+    record.MetricsFile(member.folder).append(
+      [(config.train.steps, 'test', scores)]
+    )
   metrics |= written
   sizes = corpus.vocabularies
   device = jax.local_devices()[0]

@@ -139,7 +139,7 @@ def read_result(folder: pathlib.Path, cell: Cell) -> Result | None:
     return None
   place = cell_folder(folder, cell)
   body = json.loads((place / RESULT).read_text(encoding='utf-8'))
-  return Result(cell, body, tuple(record.Metrics(place).lines()))
+  return Result(cell, body, tuple(record.MetricsFile(place).lines()))
 
 
 def read_tuning(folder: pathlib.Path, study: Study) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from transformer_jax.config import ConfigError
-from transformer_jax.training import noise
+from transformer_jax.training import orbax_logs
 
 Place = str | os.PathLike[str]
 
@@ -17,7 +17,7 @@ def _orbax() -> Any:
   # Imported late: it takes a second that reading a config need not wait for.
   from orbax.checkpoint import v1
 
-  noise.keep_out()
+  orbax_logs.keep_out()
   return v1
 
 

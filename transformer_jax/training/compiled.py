@@ -15,7 +15,7 @@ import numpy as np
 from transformer_jax.config import Config
 from transformer_jax.data.batches import Shape
 from transformer_jax.data.cache import Batch
-from transformer_jax.training import fit, hosts, program
+from transformer_jax.training import fit, hlo, hosts
 from transformer_jax.training.state import State
 
 Compiling = Callable[[], contextlib.AbstractContextManager]
@@ -68,7 +68,7 @@ class Steps:
     return fit.Room(
       memory=fit.device_memory(device),
       kind=device.device_kind,
-      state=program.tree_bytes(fit.on_one(state)),
+      state=hlo.tree_bytes(fit.on_one(state)),
       mesh={} if mesh is None else mesh.shape,
       config=self._config,
     )

@@ -16,7 +16,7 @@ import jax
 
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.batches import Shape
-from transformer_jax.training import hosts, program
+from transformer_jax.training import hlo, hosts
 
 GIB = 2**30
 # What a container may use of its machine: bytes, or `max`.
@@ -60,7 +60,7 @@ class Estimate(NamedTuple):
   activations: bytes beside the state while the step runs.
   peak: bytes at the worst moment.
   flops: of matrix products.
-  moved: bytes between chip and memory (`program.moved`).
+  moved: bytes between chip and memory (`hlo.moved`).
   exchanges: {kind: (times, bytes sent)}.
   """
 
@@ -154,7 +154,7 @@ def estimate(
     Estimate.
 
   Raises:
-    program.ProgramError: the program's text cannot be read.
+    hlo.HloError: the program's text cannot be read.
     ConfigError: its compiler is not the one that this JAX can read.
   """
   try:
@@ -166,14 +166,14 @@ def estimate(
       "it asks for, pip install 'transformer_jax[tpu]'"
     ) from error
   peak_bytes = peak(compiled)
-  state = program.tree_bytes(params), program.tree_bytes(optimizer)
+  state = hlo.tree_bytes(params), hlo.tree_bytes(optimizer)
   return Estimate(
     *state,
     activations=max(peak_bytes - sum(state), 0),
     peak=peak_bytes,
     flops=flops,
-    moved=float(program.moved(text)),
-    exchanges=program.total(program.collectives(text)),
+    moved=float(hlo.moved(text)),
+    exchanges=hlo.total(hlo.collectives(text)),
   )
 
 

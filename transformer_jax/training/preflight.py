@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.data.cache import Batch
 from transformer_jax.nn.transformer import Transformer
-from transformer_jax.training import fit, products, program, ring, sharding
+from transformer_jax.training import fit, hlo, products, ring, sharding
 from transformer_jax.training.mesh import make_mesh, of_one_run
 from transformer_jax.training.state import (
   admit_parts,
@@ -139,7 +139,7 @@ def predict(
   room = fit.Room(
     memory=fit.device_memory(first),
     kind=first.device_kind,
-    state=program.tree_bytes(fit.on_one(state)),
+    state=hlo.tree_bytes(fit.on_one(state)),
     mesh=mesh.shape,
     config=config,
   )

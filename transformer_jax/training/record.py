@@ -159,7 +159,7 @@ def describe(
   return json.dumps(body, indent=2, ensure_ascii=False) + '\n'
 
 
-class Metrics:
+class MetricsFile:
   """metrics.jsonl: one object a line, each (step, split) once."""
 
   NAME = 'metrics.jsonl'

@@ -152,7 +152,9 @@ class _Run:
     self.part, self.first = part, first
     self.folder = folder
     self.watcher = watcher
-    self.metrics = [record.Metrics(member.folder) for member in part.members]
+    self.metrics = [
+      record.MetricsFile(member.folder) for member in part.members
+    ]
     self.checkpoints = Checkpoints(folder / 'checkpoints')
     self.diverged: list[int | None] = [None] * len(part.members)
     self.seconds = 0.0
@@ -211,7 +213,7 @@ class _Run:
       if at < ends
     }
     if due - {(x['step'], x['split']) for x in self.metrics[n].lines()}:
-      return record.Metrics.NAME
+      return record.MetricsFile.NAME
     seen = range(0, step + 1, train.evaluate_every)
     return self.watcher.cut_back(
       self.first + n, [at for at in seen if at < ends]

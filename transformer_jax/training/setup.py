@@ -55,7 +55,7 @@ class Run(NamedTuple):
   plan: Plan | EndlessPlan
   model: Transformer
   checkpoints: Checkpoints
-  metrics: record.Metrics
+  metrics: record.MetricsFile
   progress: Progress
   layout: Alone
   folder: pathlib.Path
@@ -144,7 +144,7 @@ def set_up(
     plan,
     model,
     checkpoints,
-    record.Metrics(folder),
+    record.MetricsFile(folder),
     progress,
     layout,
     folder,

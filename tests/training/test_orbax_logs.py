@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from transformer_jax.training import noise
+from transformer_jax.training import orbax_logs
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def heard(monkeypatch):
   """What reaches the hook that was there before."""
   heard = []
   monkeypatch.setattr(sys, 'unraisablehook', heard.append)
-  noise.keep_out()
-  noise.keep_out()
+  orbax_logs.keep_out()
+  orbax_logs.keep_out()
   return heard
 
 

@@ -64,7 +64,7 @@ class Collective(NamedTuple):
     return self.bytes * self.times * share.get(self.kind, (n - 1) / n)
 
 
-class ProgramError(ValueError):
+class HloError(ValueError):
   """A program's text that cannot be read; says which line."""
 
 
@@ -89,7 +89,7 @@ def collectives(text: str) -> list[Collective]:
     text: `compiled.as_text()`, of any platform.
 
   Raises:
-    ProgramError: a loop around an exchange whose length cannot be read.
+    HloError: a loop around an exchange whose length cannot be read.
   """
   rooms, entry = _computations(text)
   devices = _devices(text)
@@ -98,7 +98,7 @@ def collectives(text: str) -> list[Collective]:
     for what in rooms[name].values():
       kind = _kind(what)
       if kind and times is None:
-        raise ProgramError(
+        raise HloError(
           f'{name} has exchanges and runs in a loop of unknown length'
         )
       if kind:
@@ -146,7 +146,7 @@ def _computations(text: str) -> tuple[dict[str, dict[str, str]], str]:
     elif name and operation:
       rooms[name][operation[1]] = operation[2]
   if not entry:
-    raise ProgramError('no ENTRY computation in this text')
+    raise HloError('no ENTRY computation in this text')
   return rooms, entry
 
 

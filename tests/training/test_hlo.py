@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from transformer_jax.training import products, program
-from transformer_jax.training.program import Collective
+from transformer_jax.training import hlo, products
+from transformer_jax.training.hlo import Collective
 
 # The parts of a program for four TPU chips that matter here: a loop of seven
 # around an exchange, one of an asynchronous kind, one over two axes.
@@ -50,7 +50,7 @@ def text_of(compiled) -> str:
 
 
 def test_exchanges_count_as_often_as_their_loop_runs():
-  assert program.collectives(TPU) == [
+  assert hlo.collectives(TPU) == [
     Collective('all-gather', 64 * 128 * 4, 2, 1),
     Collective('reduce-scatter', 4 * 32 * 128 * 4, 4, 1),
     Collective('collective-permute', 32 * 128 * 4, 2, 1),
@@ -66,14 +66,14 @@ def test_a_ring_sends_what_the_formula_says():
 
 
 def test_kinds_are_summed():
-  found = program.total(program.collectives(TPU))
+  found = hlo.total(hlo.collectives(TPU))
   assert found['all-reduce'] == (7, 7 * 1.5 * 128 * 128 * 4)
 
 
 def test_an_exchange_in_a_loop_of_unknown_length_is_refused():
   unknown = TPU.replace('constant(7)', 'add(%n, %n)')
-  with pytest.raises(program.ProgramError, match='unknown length'):
-    program.collectives(unknown)
+  with pytest.raises(hlo.HloError, match='unknown length'):
+    hlo.collectives(unknown)
 
 
 def test_a_program_of_this_machine_is_read():
@@ -86,7 +86,7 @@ def test_a_program_of_this_machine_is_read():
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
   x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=rows)
   compiled = jax.jit(lambda x: x.sum(0)).lower(x).compile()
-  assert program.collectives(text_of(compiled)) == [
+  assert hlo.collectives(text_of(compiled)) == [
     Collective('all-reduce', 64, 2, 1)
   ]
 
@@ -111,7 +111,7 @@ def test_products_of_a_scan_count_for_each_layer():
 def test_bytes_moved_by_an_operation_alone():
   x = jax.ShapeDtypeStruct((32, 64), jnp.float32)
   compiled = jax.jit(lambda x: jnp.tanh(x) + 1).lower(x).compile()
-  assert program.moved(text_of(compiled)) == 2 * 32 * 64 * 4
+  assert hlo.moved(text_of(compiled)) == 2 * 32 * 64 * 4
 
 
 def test_bytes_moved_in_a_loop_are_of_the_slices():
@@ -119,7 +119,7 @@ def test_bytes_moved_in_a_loop_are_of_the_slices():
   x = jax.ShapeDtypeStruct((32, 64), jnp.float32)
   text = text_of(jax.jit(gradient).lower(w, x).compile())
   layer = 64 * 64 * 4
-  found = program.moved(text) / (5 * layer)
+  found = hlo.moved(text) / (5 * layer)
   # In each turn weights are read twice and their gradient written at least;
   # on a CPU about 24 times a layer moves in all, slices being copies. A stack
   # read or written as a whole in each turn, in three places, would make 40.
@@ -195,4 +195,4 @@ OPERATION
 )
 def test_bytes_that_a_tpu_moves(operation, moved):
   text = MEMORY.replace('OPERATION', '  ' + operation)
-  assert program.moved(text) == moved
+  assert hlo.moved(text) == moved
