@@ -118,48 +118,56 @@ def _attend(form: Form, q, k, v, w, given: Given) -> Array:
 def _forward(form: Form, q, k, v, w, given: Given) -> tuple[Array, Any]:
   B, H, _, T = q.shape
   E, f32 = v.shape[3], jnp.float32
+  t2, t3 = (_tile(axis, form.queries) for axis in (2, 3))
   mixed, maximum, total = _call(
     form,
     _forward_kernel,
-    [(q, 't3'), (k, ''), (v, ''), (w, 'w'), *_rest(given)],
-    [((B, H, T, E), v.dtype, 't2'), *[((B, H, T), f32, 't2')] * 2],
+    [
+      *zip((q, k, v, w), (t3, _of_head, _of_head, _weights), strict=True),
+      *_rest(given, form.queries),
+    ],
+    [((B, H, T, E), v.dtype, t2), *[((B, H, T), f32, t2)] * 2],
+    tiles=T // form.queries,
   )
   return mixed, (q, k, v, w, given, mixed, maximum, total)
 
 
 def _backward(form: Form, saved: Any, cotangent: Array) -> Any:
   q, k, v, w, given, mixed, maximum, total = saved
-  B, H, K, _ = q.shape
+  B, H, K, T = q.shape
   f32, tiles = jnp.float32, k.shape[3] // form.keys
   delta = jnp.einsum(
     'BHTE,BHTE->BHT', cotangent, mixed, preferred_element_type=f32
   )
   arrays = q, k, v, w
   rows = cotangent, maximum, total, delta
+  t2, t3 = (_tile(axis, form.queries) for axis in (2, 3))
+  s2, s3 = (_tile(axis, form.keys) for axis in (2, 3))
   [by_q] = _call(
     form,
     _query_kernel,
     [
-      *zip(arrays, ('t3', '', '', 'w'), strict=True),
-      *_rest(given),
-      *((x, 't2') for x in rows),
+      *zip(arrays, (t3, _of_head, _of_head, _weights), strict=True),
+      *_rest(given, form.queries),
+      *((x, t2) for x in rows),
     ],
-    [(q.shape, q.dtype, 't3')],
+    [(q.shape, q.dtype, t3)],
+    tiles=T // form.queries,
   )
   by_k, by_v, by_w = _call(
     form,
     _key_kernel,
     [
-      *zip(arrays, ('', 's3', 's2', 'w'), strict=True),
-      *_rest(given),
-      *((x, '') for x in rows),
+      *zip(arrays, (_of_head, s3, s2, _weights), strict=True),
+      *_rest(given, None),
+      *((x, _of_head) for x in rows),
     ],
     [
-      (k.shape, k.dtype, 's3'),
-      (v.shape, v.dtype, 's2'),
-      ((B, H, tiles, K), f32, 'tile'),
+      (k.shape, k.dtype, s3),
+      (v.shape, v.dtype, s2),
+      ((B, H, tiles, K), f32, _sum_of_tile),
     ],
-    over='keys',
+    tiles=tiles,
   )
   return by_q, by_k, by_v, jnp.sum(by_w, (0, 2)).astype(w.dtype), None
 
@@ -167,66 +175,95 @@ def _backward(form: Form, saved: Any, cotangent: Array) -> Any:
 _attend.defvjp(_forward, _backward)
 
 
-def _rest(given: Given) -> list[tuple[Array, str]]:
-  return [(given.mask_BTS, 'mask'), (given.key, 'all'), (given.rate, 'all')]
+# Shape of an array -> the part of it that program (b, h, n) has: row b, head h,
+# tile n of the queries or of the keys.
+Cut = Callable[[tuple[int, ...]], pl.BlockSpec]
+
+
+def _whole(shape: tuple[int, ...]) -> pl.BlockSpec:
+  """All of it."""
+  return pl.BlockSpec(shape, lambda b, h, n: (0,) * len(shape))
+
+
+def _of_head(shape: tuple[int, ...]) -> pl.BlockSpec:
+  """Of [B, H, ...] all that the row and head have."""
+  rest = (0,) * len(shape[2:])
+  return pl.BlockSpec((None, None, *shape[2:]), lambda b, h, n: (b, h, *rest))
+
+
+def _tile(axis: int, size: int) -> Cut:
+  """Of [B, H, ...] a tile of so many along the axis."""
+
+  def cut(shape: tuple[int, ...]) -> pl.BlockSpec:
+    axes = range(2, len(shape))
+    block = [size if a == axis else shape[a] for a in axes]
+    return pl.BlockSpec(
+      (None, None, *block),
+      lambda b, h, n: (b, h, *(n if a == axis else 0 for a in axes)),
+    )
+
+  return cut
+
+
+def _weights(shape: tuple[int, ...]) -> pl.BlockSpec:
+  """Of w_HK the row of the head."""
+  return pl.BlockSpec((None, shape[1]), lambda b, h, n: (h, 0))
+
+
+def _sum_of_tile(shape: tuple[int, ...]) -> pl.BlockSpec:
+  """Of [B, H, tiles, K] the row of the tile."""
+  return pl.BlockSpec(
+    (None, None, None, shape[3]), lambda b, h, n: (b, h, n, 0)
+  )
+
+
+def _mask(queries: int | None) -> Cut:
+  """Of mask_BTS a tile of so many queries, or all; axes of size 1 repeat."""
+
+  def cut(shape: tuple[int, ...]) -> pl.BlockSpec:
+    rows = shape[1] if queries is None or shape[1] == 1 else queries
+    return pl.BlockSpec(
+      (None, rows, shape[2]),
+      lambda b, h, n: (
+        b if shape[0] > 1 else 0,
+        n if rows != shape[1] else 0,
+        0,
+      ),
+    )
+
+  return cut
+
+
+def _rest(given: Given, queries: int | None) -> list[tuple[Array, Cut]]:
+  return [
+    (given.mask_BTS, _mask(queries)),
+    (given.key, _whole),
+    (given.rate, _whole),
+  ]
 
 
 def _call(
-  form: Form, body: Callable, inputs: list, outputs: list, over: str = 'queries'
+  form: Form,
+  body: Callable,
+  inputs: list[tuple[Array, Cut]],
+  outputs: list[tuple[tuple[int, ...], Any, Cut]],
+  *,
+  tiles: int,
 ) -> Any:
   """One program a batch row, head and tile of queries, or of keys.
 
   Args:
     form: of the whole.
     body: of the program.
-    inputs: arrays, each with how it is cut: `t2`, `s3`, ... a tile along that
-      axis; `` the whole of the row and head; see `spec` for the others.
-    outputs: (shape, dtype, how it is cut).
-    over: what the programs of a row and head share.
+    inputs: arrays, each with its cut; the first is [B, H, ...].
+    outputs: (shape, dtype, cut) of each.
+    tiles: of a row and head.
   """
-
-  def spec(shape: tuple[int, ...], cut: str) -> pl.BlockSpec:
-    last = [0] * (len(shape) - 2)
-    if cut == 'all':
-      return pl.BlockSpec(shape, lambda b, h, n: (0,) * len(shape))
-    if cut == 'w':
-      return pl.BlockSpec((None, shape[1]), lambda b, h, n: (h, 0))
-    if cut == 'tile':
-      return pl.BlockSpec(
-        (None, None, None, shape[3]), lambda b, h, n: (b, h, n, 0)
-      )
-    if cut == 'mask':
-      rows = form.queries if over == 'queries' and shape[1] > 1 else shape[1]
-      return pl.BlockSpec(
-        (None, rows, shape[2]),
-        lambda b, h, n: (
-          b if shape[0] > 1 else 0,
-          n if rows != shape[1] else 0,
-          0,
-        ),
-      )
-    block = list(shape[2:])
-    if not cut:
-      return pl.BlockSpec((None, None, *block), lambda b, h, n: (b, h, *last))
-    axis = int(cut[1]) - 2
-    block[axis] = form.queries if cut[0] == 't' else form.keys
-    return pl.BlockSpec(
-      (None, None, *block),
-      lambda b, h, n: (
-        b,
-        h,
-        *(n if a == axis else 0 for a in range(len(last))),
-      ),
-    )
-
-  B, H = inputs[1][0].shape[:2]
-  length = inputs[0 if over == 'queries' else 1][0].shape[3]
-  tile = form.queries if over == 'queries' else form.keys
   return pl.pallas_call(
     functools.partial(body, form),
-    grid=(B, H, length // tile),
-    in_specs=[spec(x.shape, cut) for x, cut in inputs],
-    out_specs=[spec(shape, cut) for shape, _, cut in outputs],
+    grid=(*inputs[0][0].shape[:2], tiles),
+    in_specs=[cut(x.shape) for x, cut in inputs],
+    out_specs=[cut(shape) for shape, _, cut in outputs],
     out_shape=[jax.ShapeDtypeStruct(x, dtype) for x, dtype, _ in outputs],
     compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
     interpret=form.interpret,
