@@ -409,7 +409,7 @@ def test_cost_asks_for_every_score_and_join():
     assert tuple(choices) == (FIELDS[path].choices or ())[1:]
 
 
-ONE = ablation_cost.Cost({}, 1, 1, 1, 1, 1, 1, (1, 1), 1)
+ONE = ablation_cost.Cost({}, 1, 1, 1, 1, 1, (1, 1), 1)
 
 
 def test_cost_says_the_parameters_of_each_part():
