@@ -276,9 +276,8 @@ def _mapped(folder: str) -> StoredPairs:
 def _side(folder: str, side: str, kind: str) -> Side:
   """Tokens and offsets of `side`, seen to be whole.
 
-  Every row is seen to end where it should, which costs little beside the
-  training that reads it all: what a disk lost is read as zeros, and zeros as
-  padding.
+  Checks that every row ends with EOS. A lost disk block reads as zeros, which
+  would pass as padding; the check is cheap beside training.
 
   Raises:
     ValueError: a row does not, or a file is none of ours.

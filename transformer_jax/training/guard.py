@@ -83,10 +83,11 @@ def leave_on_signal() -> Iterator[Callable[[], None]]:
 def _handled(
   act: Callable[[int], None], signals: Sequence[signal.Signals] = SIGNALS
 ) -> Iterator[None]:
-  """The first signal of a kind to `act`; then to who had them before.
+  """`act` gets the first signal of each kind.
 
-  Of a kind: a Ctrl-C reaches all processes of a terminal, and who started them
-  then asks them again in its own way, which must not kill them.
+  Later ones go to the handler that was there before. Of each kind: a Ctrl-C
+  reaches all processes of a terminal, and whoever started them then sends
+  another signal, which must not kill them.
   """
   before = {}
 
@@ -165,7 +166,7 @@ class Watchdog:
     return heard
 
   def busy(self) -> contextlib.AbstractContextManager[None]:
-    """Signs of life of themselves: inside, a compiler works for minutes."""
+    """Beats by itself while the block runs: a compiler may need minutes."""
     self.beat()
     return repeating(self.beat, seconds=1.0, name='busy')
 

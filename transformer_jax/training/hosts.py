@@ -40,7 +40,8 @@ FLAGS = (
   ),
 )
 
-# JAX misses a process after half of it at the soonest: `peers` comes before.
+# JAX reports a missing process after half of it at the earliest; `peers`
+# reports it sooner.
 HEARTBEAT_SECONDS = 50
 WAIT_SECONDS = 300  # for all processes to have come
 MEET_SECONDS = 3600  # for all to have compiled: peers tell of a death sooner

@@ -10,8 +10,9 @@ file each BEAT seconds. Who comes second
   and mount: there the kernel's word is enough, and a killed run starts again
   without waiting;
 - else watches: a heart that beats is a refusal, one that stood still for STALE
-  seconds by the file system's own clock was a process that died elsewhere. A
-  file lock says no more there: servers that share it may keep a dead node's.
+  seconds by the file system's own clock was a process that died elsewhere.
+  Between machines a file lock proves nothing: a server may keep the lock of a
+  dead node.
 
 No process numbers: they mean nothing on another machine and are used again on
 this one. A holder that slept through its lease (a suspended machine) finds

@@ -1,4 +1,4 @@
-"""The folder of a run, but for its checkpoints: config, metrics, events."""
+"""The folder of a run, but for its checkpoints: config and metrics."""
 
 import importlib.metadata
 import json

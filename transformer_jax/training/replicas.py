@@ -57,8 +57,9 @@ class Watcher(NamedTuple):
 
   stop: whether to save and leave.
   evaluated: (step, member's number, its weights), also before the first step.
-  cut_back: (member's number, steps): what was written at other steps than
-    these is forgotten; the name of a file that lacks one of them, or ''.
+  cut_back: (member's number, steps): removes what was written at any other
+    step; returns the name of a file in which one of these steps is missing,
+    or ''.
   progress: (steps that members made since the last call).
   say: a line that stays.
   """

@@ -159,8 +159,8 @@ class Layout(Alone):
       letters = letters_of(path, leaf.ndim)
       if letters[:1] == 'N':
         return leaf
-      # Whole again before its gradient is cut up, or the partitioner would
-      # cut up what reads and writes rows of a table along the width.
+      # Gather before the gradient is scattered; otherwise XLA shards the
+      # embedding look-up along its width.
       used = self.place(letters, at_rest=False)
       return _moved(self._gather(leaf, letters), used, used)
 

@@ -83,8 +83,8 @@ def program(config: Config) -> Config:
   """`config` with every traced number and the seed at one fixed value.
 
   Configs with equal programs (and equal shapes of batches) have one compiled
-  step: what is left of their difference is in `numbers` and in the key. Where a
-  rate of dropout is zero stays, since then nothing is drawn.
+  step: what is left of their difference is in `numbers` and in the key. A
+  dropout rate of zero stays zero: that program draws nothing.
   """
   model = config.model
   rates = ('dropout', 'attention_dropout', 'feed_forward_dropout')
@@ -359,12 +359,12 @@ def train_steps(
 ) -> Callable[
   [State, NamedTuple, Array, Array, Numbers], tuple[State, Metrics]
 ]:
-  """(state, batches, how many, run's key, numbers) -> (state, metrics).
+  """(state, batches, count, run's key, numbers) -> (state, metrics).
 
-  `batches` has a leading axis of at least that many batches, of which the rest
-  is not looked at, and so have the metrics. The number is traced: a call of one
-  step and a call of eight run the same program, so where the calls are cut (at
-  a save, at the end) cannot change a bit.
+  `batches` has a leading axis of at least `count`. Batches beyond it are
+  ignored; their metrics are zero. The count is traced: a call of one step and a
+  call of eight run the same program, so where the calls are cut (at a save, at
+  the end) cannot change a bit.
   """
   step = train_step(config, model, layout)
 
