@@ -6,7 +6,7 @@ these fields. The defaults are the base model of Vaswani et al. (2017),
 "Attention Is All You Need"; each field names its place in that paper.
 
 A field `affects` the result, or only the run (where things are logged, how
-long they are kept). Result fields are refused when they change on resume.
+long they are kept). A run that resumes refuses a result field that changed.
 """
 
 import dataclasses
@@ -78,9 +78,9 @@ class ModelConfig:
   )
   scale: str = choice(
     *_SITE_SCALES[1:],
-    help='factor on the scores of every attention (3.2.1); learned: one a '
-    "head, from 1/sqrt(d_k); folded: 1/sqrt(d_k) is in the query's initial "
-    'values, in its learning rate, or in both, instead',
+    help='factor on the scores of every attention (3.2.1); learned: one per '
+    'head, which starts at 1/sqrt(d_k); folded: 1/sqrt(d_k) is instead in the '
+    "query's initial values, in its learning rate, or in both",
   )
   scale_encoder_self: str = choice(*_SITE_SCALES, help='of that site alone')
   scale_decoder_self: str = choice(*_SITE_SCALES, help='of that site alone')
@@ -95,9 +95,9 @@ class ModelConfig:
   head_init: str = choice(
     'own',
     'alike',
-    help='queries, keys, values and scores of each head start from numbers of '
-    'its own (3.2.2), or all from those of the first: the control for heads '
-    'that differ because they began so',
+    help="initial values of each head's queries, keys, values and scores: its "
+    "own (3.2.2), or a copy of the first head's; the control for heads that "
+    'differ only because they start apart',
   )
   projections: str = choice(
     'separate',
@@ -111,7 +111,10 @@ class ModelConfig:
     'linear', 'none', help='W_O (3.2.2), or the heads side by side'
   )
   causal_mask: str = choice(
-    'present', 'absent', help='may a target position see later ones (3.2.3)'
+    'present',
+    'absent',
+    help='mask of later target positions in the decoder (3.2.3): present or '
+    'absent',
   )
   norm: str = choice(
     'layer',
@@ -144,8 +147,8 @@ class ModelConfig:
     'concat_random',
     'add_mapped',
     'concat_narrow',
-    help='x + p (3.5); [x; p] W from W = [I; I], where it is the sum, or from '
-    'a random W; x + p W, a control; [x; p] with d_position less for x',
+    help='x + p (3.5); [x; p] W, where W starts as [I; I], which is the sum, '
+    'or random; x + p W, a control; [x; p], where x is narrower by d_position',
   )
   d_position: int = number(
     64, 'width of the position in position_join=concat_narrow'
@@ -264,7 +267,10 @@ class DataConfig:
   vocabulary_size: int = number(37000, 'pieces in the vocabulary (5.1)')
   max_length: int = number(256, 'longest sentence in tokens, end included')
   over_length: str = choice(
-    'drop', 'refuse', help='training pairs over max_length: drop and count'
+    'drop',
+    'refuse',
+    help='a training pair longer than max_length: drop and count it, or refuse '
+    'the data',
   )
   max_tokens: int = number(
     25000, 'tokens a batch: rows x the longer padded side (5.1)'
@@ -386,7 +392,8 @@ class MeshConfig:
   replica: int = number(1, 'members of a population', affects='run')
   data: int = number(
     -1,
-    'rows of a batch, in a population members; -1: what is left',
+    'shares out the rows of a batch, or the members of a population; -1: all '
+    'remaining devices',
     affects='run',
   )
   fsdp: int = number(

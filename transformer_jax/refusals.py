@@ -267,16 +267,16 @@ REFUSALS: tuple[Refusal, ...] = (
       c.model.projections == 'identity' and c.model.query_key_init != 'recipe'
     ),
     lambda c: (
-      f'model.query_key_init={c.model.query_key_init} has nothing to begin: '
-      'model.projections=identity has no weights'
+      f'model.query_key_init={c.model.query_key_init} is about initial '
+      'weights, and model.projections=identity has none: leave it at recipe'
     ),
   ),
   Refusal(
     ('model.projections', 'model.head_init'),
     lambda c: c.model.projections == 'identity' and c.model.head_init != 'own',
     lambda c: (
-      f'model.head_init={c.model.head_init} has nothing to begin: '
-      'model.projections=identity has no weights'
+      f'model.head_init={c.model.head_init} is about initial weights, and '
+      'model.projections=identity has none: leave it at own'
     ),
   ),
   Refusal(

@@ -151,9 +151,9 @@ def uniform_scores(
 class Score(NamedTuple):
   """How well a key answers a query: all that there is to say of a score.
 
-  scores: (q_BTHK, k_BSHK, w, scale=) -> scores_BHTS. Each is of one query and
-    one key alone, whatever stands beside them: attention in blocks and
-    decoding with a cache show it a part of them at a time.
+  scores: (q_BTHK, k_BSHK, w, scale=) -> scores_BHTS. Each number depends on
+    one query and one key alone: attention in blocks and decoding with a cache
+    give it some of them at a time.
   parameter: name of its w, with letters of H, K, L = K; or none.
   draw: how w starts; its fans are K and K.
   products: matrix products of d_k terms for one query and one key; 0 says that
@@ -206,10 +206,10 @@ class Fold(NamedTuple):
 
   Under Adam, W' = s W stays s W only if its learning rate is s times as large
   and its epsilon 1/s times: its gradient is 1/s times that of W, and Adam's
-  direction does not see the length of a gradient but for epsilon.
+  direction depends on the length of a gradient through epsilon only.
 
   initial: s, factor on the query's initial values.
-  rate: s, factor on the query's learning rate and gradient; 1 leaves Adam be.
+  rate: s, factor on the query's learning rate and gradient; 1: unchanged.
   """
 
   initial: float = 1.0
@@ -220,7 +220,7 @@ class Scale(NamedTuple):
   """What is done about the size of the scores (3.2.1).
 
   factor: d_k -> the factor on the scores at run time.
-  fold: d_k -> what it makes of the query's weights.
+  fold: d_k -> how the query's weights differ.
   parameters: those that multiply the factor: (H,) each.
   """
 
@@ -276,12 +276,11 @@ class How(NamedTuple):
   bias_HA: float32, added to the scaled scores by how far apart query and key
     are, if anything is: [H, T + S - 1], see `spread_HTS`.
   drop: dropout on the weights, if any.
-  sees: (t, s), positions of queries and keys -> whether the one may see the
-    other, beside what the mask says; None: any may.
+  sees: (t, s), positions of queries and keys -> whether the query may see the
+    key; the mask must allow it too. None: the mask alone decides.
 
-  A bias and an order of positions are given so, and not for each pair, as
-  that would be T*S numbers: where attention is computed in parts, a part
-  finds its own.
+  `bias_HA` and `sees` are given by position, so that nobody has to hold T*S
+  numbers: a block computes its own part.
   """
 
   scale: Array | float
@@ -293,7 +292,7 @@ class How(NamedTuple):
 
 
 def spread_HTS(bias_HA: Array, queries: int) -> Array:
-  """The bias of every query and key, of one by how far apart they are.
+  """Expands a bias by distance into one for every query and key.
 
   Args:
     bias_HA: [H, T + S - 1]; entry i is of the key's position minus the
@@ -320,7 +319,7 @@ def all_scores(q_BTHK: Array, k_BSHK: Array, how: How) -> Array:
 
 
 def allowed_BTS(mask_BTS: Array, how: How, T: int, S: int) -> Array:
-  """The mask, where `how` says which positions may see which with that too."""
+  """The mask, and `how.sees` where there is one."""
   if how.sees is None:
     return mask_BTS
   return mask_BTS & how.sees(jnp.arange(T)[:, None], jnp.arange(S)[None])[None]
@@ -341,7 +340,7 @@ def attention_weights(scores_BHTS: Array, mask_BTS: Array) -> Array:
 
 
 def mix(weights_BHTS: Array, v_BSHE: Array) -> Array:
-  """mixed_BTHE: the values by their weights, in the dtype of v."""
+  """mixed_BTHE: the weighted sum of the values, in the dtype of v."""
   return jnp.einsum(
     'BHTS,BSHE->BTHE', weights_BHTS.astype(v_BSHE.dtype), v_BSHE
   )
@@ -398,7 +397,7 @@ class Sight(NamedTuple):
   sees: Sees | None = None
 
 
-# causal_mask. With it no real token can see the padding, which comes later.
+# causal_mask. With it no real token sees padding: padding comes later.
 CAUSAL_MASKS = {
   'present': Sight(lambda real_BT: jnp.ones((1, 1, 1), bool), not_later),
   'absent': Sight(lambda real_BT: real_BT[:, None]),

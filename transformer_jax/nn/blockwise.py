@@ -7,9 +7,8 @@ sum (pure; Milakov & Gimelshein 2018; Rabe & Staats 2021; Dao et al. 2022). The
 backward pass makes each tile again, from q, k, v, the output, the maximum and
 the sum of each row.
 
-What a query may see by its position, and a bias by distance, are found for the
-tile as well. A mask that differs from query to query is itself quadratic: it is
-what the caller gives, one byte a pair.
+Each tile computes its own part of `sees` and of the bias. A mask given per
+query already costs one byte a pair.
 
 `read`, `merge`, `finish` and `gradients` are the parts that attention over a
 sequence spread over devices is made of: each device reads its shard of the
@@ -210,7 +209,7 @@ def read(form: Form, inputs: Inputs, given: Given) -> Read:
 def merge(one: Read, other: Read) -> Read:
   """What was read of one part of the keys and of another, as one reading."""
   maximum = jnp.maximum(one.maximum_BHT, other.maximum_BHT)
-  # A maximum of -inf stands for no key at all; never do both.
+  # A maximum of -inf stands for no key at all; at least one is finite.
   a, b = (jnp.exp(x.maximum_BHT - maximum) for x in (one, other))
   return Read(
     maximum,
@@ -322,10 +321,9 @@ def _tile_gradients(
 ) -> Inputs:
   """What one tile adds to the gradient of each input; float32.
 
-  delta is the mean gradient of a row's weights, which the softmax takes off:
+  delta is the term that the softmax's backward pass subtracts, one a row:
   sum_S weight * gradient = sum_E cotangent * mixed.
   """
-
   maximum_BHT, sum_BHT, delta_BHT, cotangent_BTHE = rows
   scores_BHTS, back = jax.vjp(functools.partial(_scores, form), tile)
   scores_BHTS = _masked(scores_BHTS, seen_BTS, inside_S)
@@ -393,9 +391,9 @@ def _padded(
 def _starts(form: Form, padded: Inputs) -> tuple[Array, Array]:
   """First query and first key of each row and column of tiles.
 
-  Tied to the queries: what follows from positions alone, such as the mask of a
-  tile, JAX would otherwise lift out of the loop over layers when it
-  differentiates that, and keep for all tiles: T*S numbers a head.
+  Tied to the queries. Otherwise JAX, when it differentiates the loop over
+  layers, moves what depends on positions alone (such as the mask of a tile) out
+  of that loop and keeps it for all tiles: T*S numbers a head.
   """
   t = jnp.arange(0, padded.q_BTHK.shape[1], form.queries)
   s = jnp.arange(0, padded.k_BSHK.shape[1], form.keys)

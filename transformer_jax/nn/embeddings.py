@@ -109,7 +109,16 @@ class Positions(Module):
     self.w_position_DD = maps.get('w_position_DD')
 
   def __call__(self, x_BTD: Array, start: Array | int, length: int) -> Array:
-    """x, standing at positions start, start + 1, ... below `length`."""
+    """Embeddings joined with their positions.
+
+    Args:
+      x_BTD: embeddings of T tokens; narrower where position_join makes room.
+      start: position of the first of them, traced or not.
+      length: positions that there are in all, at least start + T.
+
+    Returns:
+      [B, T, D].
+    """
     table_TD = jnp.asarray(self.kind.table(self, length), self.dtype)
     rows_TD = jax.lax.dynamic_slice_in_dim(table_TD, start, x_BTD.shape[1])
     join = positions.JOINS[self.config.position_join].join

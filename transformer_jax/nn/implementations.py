@@ -10,8 +10,9 @@ fused      `jax.nn.dot_product_attention`: dot only, no dropout of weights; on
            GPU it is cuDNN's where that takes the shapes
 kernel     Pallas, GPU: additive only, no bias
 
-`auto` looks at the shapes, which a program knows when it is traced. What a
-name cannot compute is refused in `refusals.py`, where it cannot run, here.
+`auto` looks at the shapes, which a program knows when it is traced.
+`refusals.py` refuses what an implementation cannot compute; this file refuses a
+platform on which it cannot run.
 """
 
 import functools
@@ -134,8 +135,8 @@ def fused(
   )
   mask_BTS = allowed_BTS(mask_BTS, how, T, S)
   mask_BTS = jnp.broadcast_to(mask_BTS, (mask_BTS.shape[0], T, S))
-  # A row that may see nothing is undefined there: it sees all, and what comes
-  # of it is replaced by what even weights give.
+  # A row that may see nothing is undefined there. It is let see everything, and
+  # its result is replaced by that of even weights.
   sees_BT = jnp.any(mask_BTS, axis=-1)
   mixed_BTHE = jax.nn.dot_product_attention(
     q,
@@ -360,8 +361,8 @@ def _cudnn_sites(
 def shared_pairs(configs: Sequence[ModelConfig], *, platform: str) -> int:
   """Pairs of query and key up to which all these models take the formula.
 
-  Models that are compared are to be computed in one way at each shape, or a
-  difference of time or of the last bits could be that of two programs.
+  Models that are compared are computed in one way at each shape. Otherwise a
+  difference of time or of the last bits could come from two programs.
 
   Returns:
     `pairs` of `by_shape`: what the score that holds most allows; 0 where they

@@ -93,8 +93,8 @@ def as_first_head(draw: Draw, letters: str) -> Draw:
   return alike
 
 
-# What no published recipe speaks of starts alike in all of them: where an axis
-# adds a matrix to the paper's model, at the paper's model if there is a way.
+# Parameters that only an ablation adds start the same under every recipe; where
+# possible so that the model starts equal to the paper's.
 # The parameter of a score starts as its entry says, in `attention.SCORES`.
 _ADDED = {
   'scale_H': _rsqrt_fan_in,

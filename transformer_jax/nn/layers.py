@@ -163,7 +163,7 @@ class MultiHeadAttention(Module):
     return next(iter(made), None)
 
   def _of_heads(self, name: str, draw: Draw, shape, fans) -> Array:
-    """A parameter that config.head_init speaks of."""
+    """A parameter that starts as config.head_init says."""
     start = HEAD_INITS[self.config.head_init]
     return self.drawn(name, start(draw, name.rpartition('_')[2]), shape, fans)
 
@@ -178,7 +178,7 @@ class MultiHeadAttention(Module):
   def keys_values(
     self, y_BSD: Array, turn: positions.Turn | None = None
   ) -> tuple[Array, Array]:
-    """k_BSHK and v_BSHE of what is attended to."""
+    """k_BSHK, turned if asked, and v_BSHE of what is attended to."""
     heads = self.config.heads
     k_BSHK = projections.project(y_BSD, self.w_k, heads=heads)
     v_BSHE = projections.project(y_BSD, self.w_v, heads=heads)
@@ -192,7 +192,19 @@ class MultiHeadAttention(Module):
     context: LayerContext,
     dropout: Dropout | None,
   ) -> Array:
-    """What each position of x reads from the keys and values: [B, T, D]."""
+    """What each position of x reads from the keys and values.
+
+    Args:
+      x_BTD: positions that queries are made of.
+      keys_values: `keys_values` of what is attended to, k_BSHK and v_BSHE.
+      mask_BTS: bool, true where a query may see a key; axes of size 1 repeat.
+      context: what all layers are told; its turn, bias and order of positions
+        are of queries and keys of one sentence, None across two.
+      dropout: of this site, or None when there is none.
+
+    Returns:
+      [B, T, D].
+    """
     q_BTHK = projections.project(x_BTD, self.w_q, heads=self.config.heads)
     drop = None
     if dropout is not None and self.config.attention_dropout:
@@ -323,6 +335,18 @@ class EncoderLayer(Module):
     context: LayerContext,
     dropout: Dropout | None,
   ) -> Array:
+    """One layer.
+
+    Args:
+      x_BSD: source positions.
+      mask_BTS: bool, true where a source position may see another; axes of
+        size 1 repeat.
+      context: what all layers are told.
+      dropout: of this layer, or None when there is none.
+
+    Returns:
+      [B, S, D].
+    """
     site = within(dropout, 'self_attention')
     h_BSD = self.self_attention_sum.enter(x_BSD, context)
     keys_values = self.self_attention.keys_values(h_BSD, context.turn)

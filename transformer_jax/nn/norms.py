@@ -25,7 +25,18 @@ class Moments(NamedTuple):
 
 
 def layer_norm(x_BTD: Array, g_D: Array, b_D: Array) -> Array:
-  """g (x - mean) / deviation + b, mean and deviation over D (Ba et al. 2016).
+  """g (x - mean) / deviation + b, mean and deviation over D.
+
+  Args:
+    x_BTD: float32.
+    g_D: gain.
+    b_D: bias.
+
+  Returns:
+    float32 [B, T, D]. EPSILON is added to the variance, so that a position
+    whose numbers are equal gives b.
+
+  Reference: Ba et al. 2016; section 3.1 here.
 
   >>> x = jnp.array([[[1.0, 3.0]]])
   >>> layer_norm(x, jnp.ones(2), jnp.zeros(2)).round(3).tolist()
@@ -38,7 +49,16 @@ def layer_norm(x_BTD: Array, g_D: Array, b_D: Array) -> Array:
 
 
 def rms_norm(x_BTD: Array, g_D: Array) -> Array:
-  """g x / sqrt(mean of x^2 over D) (Zhang and Sennrich 2019, eq. 4).
+  """g x / sqrt(mean of x^2 over D).
+
+  Args:
+    x_BTD: float32.
+    g_D: gain.
+
+  Returns:
+    float32 [B, T, D].
+
+  Reference: Zhang and Sennrich 2019, eq. 4.
 
   >>> rms_norm(jnp.array([[[3.0, 3.0]]]), jnp.ones(2)).round(3).tolist()
   [[[1.0, 1.0]]]
@@ -72,17 +92,39 @@ def moments(x_BTD: Array, real_BT: Array) -> Moments:
 
 
 def running(old: Moments, new: Moments, real_BT: Array) -> Moments:
-  """The exponential mean that evaluation uses; still without a real token.
+  """The exponential mean that evaluation uses.
 
   It begins at mean 0 and variance 1, of which MOMENTUM**n is left after n
-  batches.
+  batches. A batch without real tokens leaves it unchanged.
+
+  Args:
+    old: moments so far.
+    new: those of a batch.
+    real_BT: bool, false at padding of that batch.
   """
   rate = (1 - MOMENTUM) * jnp.any(real_BT).astype(jnp.float32)
   return Moments(*(a + rate * (b - a) for a, b in zip(old, new, strict=True)))
 
 
 def batch_norm(x_BTD: Array, g_D: Array, b_D: Array, own: Moments) -> Array:
-  """g (x - mean) / deviation + b, of moments over tokens (Ioffe 2015)."""
+  """g (x - mean) / deviation + b, mean and deviation over tokens.
+
+  Args:
+    x_BTD: float32.
+    g_D: gain.
+    b_D: bias.
+    own: of the batch in training (`moments`), else the `running` ones.
+
+  Returns:
+    float32 [B, T, D].
+
+  Reference: Ioffe and Szegedy 2015.
+
+  >>> own = Moments(jnp.array([3.0]), jnp.array([4.0]))
+  >>> x = jnp.array([[[1.0], [5.0]]])
+  >>> batch_norm(x, jnp.ones(1), jnp.zeros(1), own).round(3).tolist()
+  [[[-1.0], [1.0]]]
+  """
   centred = x_BTD - own.mean_D[None, None]
   scaled = centred * jax.lax.rsqrt(own.variance_D + EPSILON)[None, None]
   return scaled * g_D[None, None] + b_D[None, None]

@@ -16,7 +16,8 @@ def held_by(how: How, q_BTHK: Array, k_BSHK: Array) -> int:
   1 for products; K for the additive score. It is read from the program, so
   that it holds for a score from anywhere.
   """
-  # More than its fixed costs, such as parameters, and than one side alone.
+  # Long enough that the array of pairs is larger than parameters and than
+  # either side.
   side = 2 * max(32, q_BTHK.shape[-1])
   q, k = (
     jax.ShapeDtypeStruct((1, side, *x.shape[2:]), x.dtype)

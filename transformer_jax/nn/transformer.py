@@ -233,8 +233,8 @@ class Transformer(Module):
       index: how many tokens were read before it; 0 at first.
       cache: of those tokens.
 
-    What it reads stands before what is asked for: without a causal mask, too,
-    there is no later token that it could see.
+    The cache holds earlier tokens only, so decoding is causal even for a model
+    trained without the mask.
 
     Returns:
       float32 logits_BV, and the cache with this token in it.

@@ -71,10 +71,10 @@ Look = Callable[..., tuple[Array, Any]]
 
 
 def lean_scores(q_BTHK: Array, k_BSHK: Array, how: How) -> Array:
-  """`attention.all_scores`, a query after the other where a score holds much.
+  """`attention.all_scores`, one query after the other where a score holds much.
 
-  The weights of all rows are looked at together, and these are one number a
-  pair; what an additive score holds on the way to them is K times that.
+  The weights of all rows are looked at together: one number a pair. On the way
+  to them an additive score holds K times as many.
   """
   B, T, H, _ = q_BTHK.shape
   held = held_by(how, q_BTHK, k_BSHK)

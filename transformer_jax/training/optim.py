@@ -30,7 +30,21 @@ def paper_schedule(
 def inverse_sqrt_schedule(
   step: Array | int, *, warmup_steps: Array | float
 ) -> Array:
-  """eq. 3 divided by its maximum, so that the factor is the peak rate."""
+  """min(step / warmup_steps, sqrt(warmup_steps / step)).
+
+  This is eq. 3 divided by its maximum, so that the learning rate that it is
+  multiplied by is the peak.
+
+  Args:
+    step: number of the update, 1 for the first.
+    warmup_steps: steps until the rate is highest.
+
+  Returns:
+    float32, 1 at most.
+
+  >>> [inverse_sqrt_schedule(n, warmup_steps=4).item() for n in (1, 4, 16)]
+  [0.25, 1.0, 0.5]
+  """
   step = jnp.asarray(step, jnp.float32)
   return jnp.minimum(step / warmup_steps, (warmup_steps / step) ** 0.5)
 
