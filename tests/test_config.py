@@ -7,7 +7,7 @@ import re
 import pytest
 
 from experiments.presets import PRESETS
-from transformer_jax.config import Config, ConfigError
+from transformer_jax.config import SIDES, Config, ConfigError, ModelConfig
 from transformer_jax.fields import (
   FIELDS,
   difference,
@@ -58,6 +58,11 @@ def test_base_model_of_the_paper():
   assert (model.dropout, optim.label_smoothing) == (0.1, 0.1)
   assert (optim.beta1, optim.beta2, optim.epsilon) == (0.9, 0.98, 1e-9)
   assert optim.warmup_steps == 4000
+
+
+def test_learned_positions_alone_have_an_end():
+  model = ModelConfig(position_decoder='learned', max_positions=9)
+  assert [model.longest(side) for side in SIDES] == [None, 9]
 
 
 def test_override_takes_an_integer_for_a_float():

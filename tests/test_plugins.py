@@ -158,14 +158,14 @@ plugins.add(
 )
 plugins.add(
   'model.norm_order', 'twice', layers.NORM_ORDERS,
-  layers.NormOrder(*2 * [lambda norm, x: norm(x)]),
+  layers.NormOrder(*3 * [lambda norm, x: norm(x)]),
 )
 """
 
 
 @pytest.mark.slow
 def test_one_entry_is_enough_for_an_axis_of_several_parts(tmp_path, capsys):
-  """Of a scale: factor, fold and parameter; of an order: before and after."""
+  """Of a scale: factor, fold and parameter; of an order: all places."""
   words = [*written(tmp_path / 'quarter.py', QUARTER), '--preset=test']
   words += ['--model.scale=quarter', '--model.norm_order=twice']
   with pytest.raises(SystemExit) as ended:
@@ -179,6 +179,7 @@ def test_one_entry_is_enough_for_an_axis_of_several_parts(tmp_path, capsys):
   params = initial_state(config, model)
   shapes = jax.eval_shape(params, randomness.seed_key(0)).params
   assert 'scale_H' in shapes['encoder']['layers']['self_attention']
+  assert {'encoder_norm', 'decoder_norm'} <= shapes.keys()
 
 
 def test_a_score_is_of_one_query_and_one_key(tmp_path):

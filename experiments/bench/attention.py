@@ -112,11 +112,11 @@ def compiled(case: Case) -> Any:
   scores = attention.SCORES[case.score].scores
   see_all = jnp.ones((1, 1, case.length), bool)
 
-  def mix(q, k, v, w=None):
+  def attended(q, k, v, w=None):
     return attend(q, k, v, see_all, How(K**-0.5, scores, w))
 
   def step(q, k, v, cotangent, *w):
-    mixed, back = jax.vjp(mix, q, k, v, *w)
+    mixed, back = jax.vjp(attended, q, k, v, *w)
     return mixed, back(cotangent)
 
   shapes = jax.eval_shape(functools.partial(arrays, case))

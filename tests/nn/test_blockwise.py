@@ -54,13 +54,13 @@ def value_and_gradients(
 ):
   """The result, and the gradient by every array of the inputs."""
 
-  def mix(inputs):
+  def attended(inputs):
     q, k, v, w, scale, bias = inputs
     how = How(scale, SCORES[score].scores, w, bias, drop, sees)
     return attend(q, k, v, mask_BTS, how)
 
   def both(inputs):
-    mixed, back = jax.vjp(mix, inputs)
+    mixed, back = jax.vjp(attended, inputs)
     return mixed, back(cotangent.astype(mixed.dtype))[0]
 
   return jax.jit(both)(inputs)
