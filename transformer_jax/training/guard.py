@@ -28,10 +28,11 @@ def stop_signal() -> Iterator[Callable[[], int]]:
   """Number of the signal that asked to stop, 0 if none did.
 
   SIGTERM and SIGUSR1 come before a preemption, SIGINT from a keyboard: the
-  loop saves and leaves. A second one of a kind does what it did before. Of
-  several processes one may get it: all of them hear of it at the same call.
+  loop saves and leaves. A second signal of the same kind does what it would do
+  without this. Of several processes one may get it: all of them hear of it at
+  the same call.
   """
-  # A shell's job in the background is not meant by a Ctrl-C.
+  # A Ctrl-C is not meant for a shell's job in the background.
   meant = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
   signals = (*SIGNALS, signal.SIGINT) if meant else SIGNALS
   if hosts.several():
@@ -56,8 +57,8 @@ def leave_on_signal() -> Iterator[Callable[[], None]]:
   """For programs with nothing to save: SIGTERM and SIGUSR1 leave with 75.
 
   The same command does the work; it writes its results whole or not at all.
-  One process leaves at once. Several leave together: at the same call of what
-  this gives, which all of them make alike.
+  One process leaves at once. Several leave together, at the same call of the
+  function that this yields; all of them make the same calls.
   """
 
   def leave(number: int) -> None:
@@ -141,8 +142,8 @@ class Watchdog:
     """Counts once entered.
 
     Args:
-      seconds: of silence that are too many; 0: any number is right.
-      leave: called with the exit code when they are over.
+      seconds: of silence before the process is ended; 0: it never is.
+      leave: called with the exit code then.
     """
     self._seconds = seconds
     self._leave = leave

@@ -16,7 +16,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from transformer_jax.config import ConfigError
 from transformer_jax.flags import Flag
@@ -60,55 +60,37 @@ def start(options: types.SimpleNamespace) -> None:
     ConfigError: the flags name some of address, number and count only, or
       JAX cannot find out what they would say, or the port is taken.
   """
-  given = vars(options)
-  coordinator = given['distributed.coordinator'] or os.environ.get(
-    'JAX_COORDINATOR_ADDRESS', ''
-  )
-  processes = given['distributed.processes'] or _number('JAX_NUM_PROCESSES', 0)
-  process = given['distributed.process']
-  if process < 0:
-    process = _number('JAX_PROCESS_ID', -1)
-  named = bool(coordinator), processes > 0, process >= 0
-  if any(named) and not all(named):
-    raise ConfigError(
-      '--distributed.coordinator, .processes and .process are given together'
-    )
-  port = coordinator.rpartition(':')[2] if ':' in coordinator else ''
-  if all(named) and (process >= processes or not port.isdecimal()):
-    raise ConfigError(
-      f'--distributed.process={process} of {processes} at {coordinator}: '
-      'processes count from 0, and the address is HOST:PORT'
-    )
-  detect = given['distributed.detect'] or in_cluster(os.environ)
-  if not any(named) and not detect:
+  asked = _asked(options)
+  detect = vars(options)['distributed.detect'] or in_cluster(os.environ)
+  if asked is None and not detect:
     return
   keep_stdout()
-  if all(named) and process == 0:
-    _try_port(int(port))
+  if asked and asked.process == 0:
+    _try_port(asked.port)
     print(
-      f'waiting for all {processes} processes at {coordinator}, at most '
-      f'{WAIT_SECONDS} s',
+      f'waiting for all {asked.processes} processes at {asked.coordinator}, '
+      f'at most {WAIT_SECONDS} s',
       file=sys.stderr,
       flush=True,
     )
   import jax
 
-  own: dict[str, Any] = dict(
-    coordinator_address=coordinator,
-    num_processes=processes,
-    process_id=process,
-    # Else JAX, inside a SLURM step or an MPI run, takes one GPU of those it
-    # sees, the one of the task's number.
-    cluster_detection_method='deactivate',
-  )
-  waited = threading.Timer(
-    WAIT_SECONDS, _leave, (process, coordinator if process > 0 else '')
-  )
+  own: dict[str, Any] = {}
+  if asked:
+    own = dict(
+      coordinator_address=asked.coordinator,
+      num_processes=asked.processes,
+      process_id=asked.process,
+      # Else JAX, inside a SLURM step or an MPI run, takes one GPU of those it
+      # sees, the one of the task's number.
+      cluster_detection_method='deactivate',
+    )
+  waited = threading.Timer(WAIT_SECONDS, _leave, (asked,))
   waited.daemon = True
   waited.start()
   try:
     jax.distributed.initialize(
-      **(own if all(named) else {}),
+      **own,
       # JAX itself would abort: this process leaves before, and says why.
       initialization_timeout=2 * WAIT_SECONDS,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
@@ -123,6 +105,48 @@ def start(options: types.SimpleNamespace) -> None:
     waited.cancel()
   if several():
     publish(f'host of {jax.process_index()}', socket.gethostname())
+
+
+class _Asked(NamedTuple):
+  """What flags or environment say of the processes."""
+
+  coordinator: str  # HOST:PORT
+  processes: int
+  process: int
+
+  @property
+  def port(self) -> int:
+    return int(self.coordinator.rpartition(':')[2])
+
+
+def _asked(options: types.SimpleNamespace) -> _Asked | None:
+  """Who the processes are, by flags or environment; None: they do not say.
+
+  Raises:
+    ConfigError: they say it in part, or what cannot be.
+  """
+  given = vars(options)
+  coordinator = given['distributed.coordinator'] or os.environ.get(
+    'JAX_COORDINATOR_ADDRESS', ''
+  )
+  processes = given['distributed.processes'] or _number('JAX_NUM_PROCESSES', 0)
+  process = given['distributed.process']
+  if process < 0:
+    process = _number('JAX_PROCESS_ID', -1)
+  named = bool(coordinator), processes > 0, process >= 0
+  if not any(named):
+    return None
+  if not all(named):
+    raise ConfigError(
+      '--distributed.coordinator, .processes and .process are given together'
+    )
+  port = coordinator.rpartition(':')[2] if ':' in coordinator else ''
+  if process >= processes or not port.isdecimal():
+    raise ConfigError(
+      f'--distributed.process={process} of {processes} at {coordinator}: '
+      'processes count from 0, and the address is HOST:PORT'
+    )
+  return _Asked(coordinator, processes, process)
 
 
 def _number(name: str, default: int) -> int:
@@ -140,7 +164,7 @@ def _try_port(port: int) -> None:
     return
   both = socket.has_dualstack_ipv6()
   with socket.socket(socket.AF_INET6 if both else socket.AF_INET) as probe:
-    # What closed connections left of an earlier run is no hindrance.
+    # A port that an earlier run has just closed can be taken.
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if both:
       probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -154,18 +178,19 @@ def _try_port(port: int) -> None:
       ) from error
 
 
-def _leave(process: int, coordinator: str) -> None:
-  """Ends this process, which waited in vain: in one line, for whom."""
+def _leave(asked: _Asked | None) -> None:
+  """Ends this process, which waited in vain, and says for whom."""
   line = f'not all other processes came within {WAIT_SECONDS} s'
-  if coordinator:
-    host, _, port = coordinator.rpartition(':')
+  if asked and asked.process > 0:
+    host = asked.coordinator.rpartition(':')[0]
     try:
-      socket.create_connection((host.strip('[]'), int(port)), 5).close()
+      socket.create_connection((host.strip('[]'), asked.port), 5).close()
     except OSError as error:
       line = (
-        f'nobody answers at {coordinator} within {WAIT_SECONDS} s ({error})'
+        f'nobody answers at {asked.coordinator} within {WAIT_SECONDS} s '
+        f'({error})'
       )
-  name = f'process {process}' if process >= 0 else 'this process'
+  name = f'process {asked.process}' if asked else 'this process'
   os.write(2, f'error: {line}; {name} leaves\n'.encode())
   os._exit(CRASHED)
 
@@ -173,8 +198,8 @@ def _leave(process: int, coordinator: str) -> None:
 def keep_stdout() -> None:
   """Python alone writes to stdout from here on; libraries, to stderr.
 
-  Gloo greets on file 1 each time a new group of devices first talks, which
-  would come between the lines of a program's output.
+  Gloo prints a greeting on file 1 when a group of devices first talks: it would
+  come between the lines of a program's output.
   """
   sys.stdout.flush()
   own, before = os.dup(1), sys.stdout
@@ -241,8 +266,8 @@ def agreed(value: int) -> int:
 def meet() -> None:
   """All processes come here before one of them goes on.
 
-  Each compiles at its own pace, one from the cache and another not, and in the
-  first collective of a group of CPUs nobody is waited for longer than 30 s.
+  Each compiles at its own pace, one from the cache and another not, and the
+  first collective of a group of CPUs waits no longer than 30 s for anyone.
   """
   if several():
     _service().wait_at_barrier(

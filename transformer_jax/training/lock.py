@@ -90,7 +90,7 @@ def _flock(descriptor: int) -> str:
 def _locks(holder: dict[str, Any]) -> bool:
   """Whether a file lock that is held is held by this holder, a live one."""
   here = holder.get('machine') == _machine()
-  # 'none' took over beside a lock that a server had kept.
+  # One without ('none') took over from a dead holder whose lock a server kept.
   return here and holder.get('flock') != 'none'
 
 
@@ -172,8 +172,8 @@ def _claim(
     _await_end(folder, holder, stale=stale, watch=watch)
   _write(descriptor, mine)
   if kind == 'none' or (holder is not None and not here):
-    # Two that found the same dead one, or nobody where no file lock tells
-    # them apart: the last to write its name stays.
+    # Two processes may have found the same dead holder, or, without file
+    # locks, no holder at all: the last to write its name stays.
     time.sleep(min(1.0, stale / 20))
     now = _read(path)
     if now is None or now['owner'] != mine['owner']:
@@ -196,8 +196,8 @@ def held(
     folder: of the run; it exists.
     beat: seconds between signs of life.
     stale: seconds without any after which a holder elsewhere is dead.
-    watch: whether to wait for a sign of life of a holder elsewhere; for who
-      comes back later it is refused as long as it may live.
+    watch: whether to wait for a sign of life of a holder elsewhere; if not,
+      the folder is refused as long as that holder may live.
     lost: called with the exit code when another took the folder over.
 
   Raises:
@@ -258,7 +258,7 @@ def _heart(
   count = itertools.count(1)
 
   def beat() -> bool:
-    # A disk in trouble is the business of who saves; the lease runs on.
+    # Saving reports a disk in trouble; the lease runs on.
     with contextlib.suppress(OSError):
       now = _read(path)
       if now is None and path.exists():

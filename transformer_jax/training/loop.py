@@ -194,23 +194,39 @@ def go_on(
       # Nothing is saved before its loss is known to be a number.
       write(run, pending)
       pending = None
-      metric = None
-      if due or last:
-        try:
-          metric = evaluate(step, state)
-        except (
-          StoppedError
-        ):  # Saved without a metric; the next start gives it one.
-          last, stopping = False, True
-      if not jax.jit(is_finite)(state.params):
-        raise diverged(run, f'parameters after step {step} are not finite')
-      run.checkpoints.save(step, state, metric=metric)
+      if not save(run, step, state, evaluate if due or last else None):
+        last, stopping = False, True
     if stopping and not last:
       return preempted(run, step)
     if last or (due and hosts.agreed(out_of_patience(run))):
       run.checkpoints.wait()
       run.progress.say(ending(run.config, step))
       return FINISHED
+
+
+def save(
+  run: Run,
+  step: int,
+  state: State,
+  evaluate: Callable[[int, State], float] | None,
+) -> bool:
+  """Saves a step, evaluated first if asked; False: a signal cut that short.
+
+  Then it has no metric; the next start gives it one.
+
+  Raises:
+    TrainingError: the parameters are not finite.
+  """
+  metric, whole = None, True
+  if evaluate is not None:
+    try:
+      metric = evaluate(step, state)
+    except StoppedError:
+      whole = False
+  if not jax.jit(is_finite)(state.params):
+    raise diverged(run, f'parameters after step {step} are not finite')
+  run.checkpoints.save(step, state, metric=metric)
+  return whole
 
 
 def ending(config: Config, step: int) -> str:

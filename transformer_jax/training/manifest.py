@@ -1,7 +1,6 @@
 """A folder's manifest: the sha256 of every file, and a number that goes along.
 
-Readers of large arrays do not check what they read; who wants to know that
-every byte is as written, asks `damage`.
+Readers of large arrays do not check what they read; `damage` checks every byte.
 """
 
 import hashlib

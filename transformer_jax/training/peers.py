@@ -26,7 +26,8 @@ CRASHED, REFUSED = 1, 2  # exit codes
 ENDED, ALIVE = 'ended', 'alive'
 START_SECONDS = 60  # for a connection to process 0 to come about
 ALIVE_SECONDS = 2  # between two signs of life
-# Without one. A call into C that keeps Python's lock delays them.
+# Without one, as good as dead. A call into C that keeps Python's lock delays
+# the signs.
 SILENT_SECONDS = 20
 DOUBT_SECONDS = 10  # in which an error is explained by a process that died
 ADDRESS = 'transformer_jax/peers'
