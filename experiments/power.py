@@ -25,6 +25,7 @@ def main(config: Config, options: types.SimpleNamespace) -> None:
   del config
   from transformer_jax.ablation import conclusion, declaration
   from transformer_jax.ablation import results as results_lib
+  from transformer_jax.ablation.study import label
 
   if options.difference < 0:
     raise ConfigError(f'--difference={options.difference} must be positive')
@@ -34,9 +35,9 @@ def main(config: Config, options: types.SimpleNamespace) -> None:
   found = {result.cell.phase for result in results}
   for phase in ('paper', 'tuned') if 'tuned' in found else ('paper',):
     runs = conclusion.Runs(results, phase)
-    tuned = conclusion.TUNED if phase == 'tuned' else ''
     for one in study.primary:
-      name = f'{one.variant}{tuned} against {one.baseline}{tuned}'
+      sides = (label(arm, phase) for arm in (one.variant, one.baseline))
+      name = ' against '.join(sides)
       print(f'{name} ({one.metric}): {plan(study, runs, one, options)}')
 
 

@@ -14,6 +14,7 @@ from transformer_jax.ablation.study import (
   Study,
   deviations,
   find_arm,
+  label,
 )
 from transformer_jax.config import Config
 from transformer_jax.fields import override
@@ -48,6 +49,11 @@ class Cell:
       parts.append(used)
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+  @property
+  def label(self) -> str:
+    """How tables name its arm."""
+    return label(self.variant, self.phase)
 
 
 def arm_config(study: Study, arm: Arm) -> Config:

@@ -19,14 +19,12 @@ from transformer_jax.ablation.study import (
   check_field,
   find_arm,
 )
-from transformer_jax.ablation.tuning import FACTOR
+from transformer_jax.ablation.tuning import FACTOR, RATE, WARMUP
 from transformer_jax.config import ConfigError, closest
 from transformer_jax.rules import validate
 
 ROLES = ('', 'control', 'known_bad')
 FEWEST_TUNING_SEEDS = 3
-# What a tuning phase sets; an arm may bring a warmup, and a rate beside it.
-RATE, WARMUP = 'optim.learning_rate', 'optim.warmup_steps'
 # Axes that change how large the first steps are, so that the best rate of an
 # arm depends on its warmup: their names begin so.
 WARMUP_MATTERS = ('model.scale', 'model.norm', 'model.residual')

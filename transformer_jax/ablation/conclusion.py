@@ -12,7 +12,7 @@ import numpy as np
 
 from transformer_jax.ablation import stats, survival
 from transformer_jax.ablation.pairs import Pair, StepsPair
-from transformer_jax.ablation.results import Result
+from transformer_jax.ablation.results import Result, diverged_value
 from transformer_jax.ablation.sequential import level_at
 from transformer_jax.ablation.study import (
   FREE_RUNNING,
@@ -20,10 +20,10 @@ from transformer_jax.ablation.study import (
   Phase,
   Primary,
   Study,
+  label,
 )
 
 AT_LAST_STEP = ('loss', 'accuracy', 'exact')
-TUNED = ' (tuned)'
 
 
 class Runs:
@@ -73,13 +73,6 @@ def crossing(results: Sequence[Result], threshold: float) -> survival.Crossing:
   )
 
 
-def diverged_value(metric: str, results: Sequence[Result]) -> float:
-  """What a diverged run counts as: a model that knows frequencies only."""
-  if metric == 'loss':
-    return float(results[0].body['metrics']['unigram_loss'])
-  return 0.0
-
-
 def pair_of(
   study: Study, runs: Runs, one: Primary, *, seeds: Sequence[int], primary: bool
 ) -> Pair | StepsPair:
@@ -107,7 +100,7 @@ def pair_of(
     margin=one.margin,
     variant_diverged_R=[r.diverged for r in variant],
     baseline_diverged_R=[r.diverged for r in baseline],
-    diverged_value=diverged_value(one.metric, baseline),
+    diverged_value=diverged_value(one.metric, baseline[0].body['metrics']),
   )
 
 
@@ -218,14 +211,12 @@ def _rows(
   rows = []
   for finding in found:
     row = stats.as_row(finding.comparison)
-    name = row['variant'] + (TUNED if phase == 'tuned' else '')
-    baseline = row['baseline'] + (TUNED if phase == 'tuned' else '')
     pairing = finding.pairing._asdict()
     rows.append(
       row
       | dict(
-        variant=name,
-        baseline=baseline,
+        variant=label(row['variant'], phase),
+        baseline=label(row['baseline'], phase),
         phase=phase,
         exploratory=not planned,
         seeds_needed=finding.seeds_needed,

@@ -5,11 +5,18 @@
     data/NAME.json                      what is trained and tested on
     cells/IDENTITY/cell.json            what is run here
     cells/IDENTITY/metrics.jsonl        as of any run
+    cells/IDENTITY/probes.jsonl         what probes saw, one line a step
+    cells/IDENTITY/generated.json       scores of what the run wrote by itself
+    cells/IDENTITY/attention.npz        maps of one sentence; first seed only
+    cells/IDENTITY/views.json           a closer look; first seed only
     cells/IDENTITY/result.json          with its own sum; marks the cell done
+    populations/NAME/                   lock and checkpoints of cells that are
+                                        trained together; emptied at the end
     results.csv, summary.json           made from result files only
     report/
 
-Everything is written beside and renamed, so a kill leaves whole files only.
+A file is written under another name and renamed, so a kill leaves whole files
+only. Lines are added to metrics.jsonl and probes.jsonl as they come.
 """
 
 import json
@@ -25,6 +32,9 @@ from transformer_jax.config import ConfigError
 STUDY, TUNING, SUMMARY = 'study.json', 'tuning.json', 'summary.json'
 DATA, TABLE = 'data', 'results.csv'
 RESULT, METRICS = 'result.json', 'metrics.jsonl'
+PROBED, GENERATED = 'probes.jsonl', 'generated.json'
+MAPS, VIEWED = 'attention.npz', 'views.json'
+POPULATIONS = 'populations'
 WRITING = '.writing'  # ends the names of files that are not whole yet
 
 

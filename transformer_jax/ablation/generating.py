@@ -10,15 +10,12 @@ from typing import Any
 
 from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import folder as folder_lib
-from transformer_jax.ablation.study import WRITTEN, Study
+from transformer_jax.ablation.study import SHOWN_SEED, WRITTEN, Study
 from transformer_jax.config import Config, DecodeConfig
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.inference.translate import translate_sentences
 from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training.population import Member
-
-SHOWN_SEED = 0  # whose attention is kept
-FOUND, MAPS = 'generated.json', 'attention.npz'
 
 
 def exact(
@@ -79,7 +76,7 @@ class Generating:
       return
     if self.names:
       scores = self._scores(config, self.model(config), weights)
-      folder_lib.write_json(member.folder / FOUND, scores)
+      folder_lib.write_json(member.folder / folder_lib.GENERATED, scores)
     if config.train.seed == SHOWN_SEED:
       self._keep_maps(member, weights)
 
@@ -117,11 +114,11 @@ class Generating:
     maps = attend.attention_maps(
       model, weights, self.pairs[0], vocabularies=sizes
     )
-    attend.save(maps, member.folder / MAPS)
+    attend.save(maps, member.folder / folder_lib.MAPS)
 
   def scores(self, n: int) -> dict[str, Any]:
     """What `look` found of a member; empty where it diverged before."""
-    path = self.members[n].folder / FOUND
+    path = self.members[n].folder / folder_lib.GENERATED
     if not self.names or not path.exists():
       return {}
     return json.loads(path.read_text(encoding='utf-8'))

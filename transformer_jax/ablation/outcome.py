@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from transformer_jax.ablation.results import DIVERGED, FINISHED
 from transformer_jax.ablation.study import Study
 from transformer_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from transformer_jax.data.batches import held_out_batches
@@ -94,7 +95,7 @@ def result_of(
   device = jax.local_devices()[0]
   seconds = outcome.step_seconds
   return dict(
-    status='finished' if outcome.scores is not None else 'diverged',
+    status=DIVERGED if outcome.scores is None else FINISHED,
     diverged_step=outcome.diverged_step,
     metrics=metrics,
     parameters=outcome.parameters,

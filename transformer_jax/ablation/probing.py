@@ -15,8 +15,7 @@ from transformer_jax.nn.transformer import Transformer
 from transformer_jax.training.population import Member
 from transformer_jax.training.state import numbers, program
 
-PROBED = 32  # validation pairs that a probe looks at
-PROBES = 'probes.jsonl'
+PAIRS = 32  # validation pairs that a probe looks at
 
 
 def _finite(value: Any) -> Any:
@@ -37,7 +36,7 @@ class Probing:
       return
     config = members[0].config
     pairs = corpus.pairs(config.data.validation_split)
-    ids = np.arange(min(PROBED, len(pairs)))
+    ids = np.arange(min(PAIRS, len(pairs)))
     width = [int(length_n[: len(ids)].max()) for length_n in pairs.lengths]
     self.batch = pairs.gather(ids, *width)
     sizes = corpus.vocabularies
@@ -61,19 +60,19 @@ class Probing:
       }
       for site, values in found.items()
     }
-    path = self.members[n].folder / PROBES
+    path = self.members[n].folder / folder_lib.PROBED
     with open(path, 'a', encoding='utf-8') as file:
       file.write(json.dumps(dict(step=step, sites=kept)) + '\n')
 
   def cut_back(self, n: int, steps: Sequence[int]) -> str:
-    """Keep what was seen at these steps; PROBES if it lacks one, else ''."""
+    """Keep what was seen at these steps; the file's name if it lacks one."""
     if not self.names:
       return ''
     rows = self._rows(n)
     kept = [dict(step=at, sites=rows[at]) for at in steps if at in rows]
     text = ''.join(json.dumps(row) + '\n' for row in kept)
-    folder_lib.write_text(self.members[n].folder / PROBES, text)
-    return PROBES * (len(kept) < len(steps))
+    folder_lib.write_text(self.members[n].folder / folder_lib.PROBED, text)
+    return folder_lib.PROBED * (len(kept) < len(steps))
 
   def series(self, n: int) -> dict[str, Any]:
     """{site: {probe: series}}, over the steps that were looked at."""
@@ -85,7 +84,7 @@ class Probing:
 
   def _rows(self, n: int) -> dict[int, Any]:
     """{step: {site: values}}, of every line that is whole."""
-    path = self.members[n].folder / PROBES
+    path = self.members[n].folder / folder_lib.PROBED
     rows: dict[int, Any] = {}
     if path.exists():
       text = path.read_text(encoding='utf-8', errors='replace')

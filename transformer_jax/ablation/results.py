@@ -208,7 +208,7 @@ def read_results(
       # Whoever asked for fewer would not come to it.
       needed = max(study.seeds, cell.seed + 1)
       raise ConfigError(
-        f'{label(cell)}, seed {cell.seed} ({cell_folder(place, cell)}): '
+        f'{cell.label}, seed {cell.seed} ({cell_folder(place, cell)}): '
         f'{wrong}; run ablate again with --seeds={needed}'
       )
   return [result for result in found if result is not None]
@@ -219,9 +219,14 @@ def read_summary(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
   return read_json(pathlib.Path(folder).expanduser() / SUMMARY)
 
 
-def label(cell: Cell) -> str:
-  """How tables name the arm: tuned runs are told from those of the recipe."""
-  return cell.variant + (' (tuned)' if cell.phase == 'tuned' else '')
+def diverged_value(metric: str, metrics: Mapping[str, Any]) -> float:
+  """What a diverged run counts as: a model that knows frequencies only.
+
+  Args:
+    metric: what is compared.
+    metrics: of a result on the same data.
+  """
+  return float(metrics['unigram_loss']) if metric == 'loss' else 0.0
 
 
 def table(results: Sequence[Result]) -> str:
@@ -234,7 +239,7 @@ def table(results: Sequence[Result]) -> str:
         if name not in ('step', 'split'):
           rows.append(
             (
-              *(cell.study, label(cell), cell.seed),
+              *(cell.study, cell.label, cell.seed),
               *(line['split'], line['step'], name, repr(float(value))),
             )
           )

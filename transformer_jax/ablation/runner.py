@@ -177,7 +177,7 @@ def _loss(job: Job, cell: Cell) -> float:
   if result is None:
     raise ConfigError(f'{job.folder}: tuning cell {cell.identity} is missing')
   if result.diverged:
-    return float(result.body['metrics']['unigram_loss'])
+    return results_lib.diverged_value('loss', result.body['metrics'])
   return float(result.body['metrics']['validation_loss'])
 
 
@@ -254,7 +254,7 @@ def work(job: Job, cells: Sequence[Cell], *, looks: Sequence[int] = ()) -> bool:
 @contextlib.contextmanager
 def _held(job: Job, chunk: Chunk) -> Iterator[bool]:
   """Whether this worker has the batch now; it keeps it for the block."""
-  place = job.folder / 'populations' / chunk.name
+  place = job.folder / folder_lib.POPULATIONS / chunk.name
   place.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:
     mine = False
@@ -265,12 +265,13 @@ def _held(job: Job, chunk: Chunk) -> Iterator[bool]:
 
 
 def _is_held(job: Job, chunk: Chunk) -> bool:
-  return (job.folder / 'populations' / chunk.name / lock.NAME).exists()
+  place = job.folder / folder_lib.POPULATIONS / chunk.name
+  return (place / lock.NAME).exists()
 
 
 def run_chunk(job: Job, chunk: Chunk) -> bool:
   """Train what is not done of a batch, write results; False when stopped."""
-  place = job.folder / 'populations' / chunk.name
+  place = job.folder / folder_lib.POPULATIONS / chunk.name
   pending = [
     cell for cell in chunk.cells if not results_lib.is_done(job.folder, cell)
   ]

@@ -99,7 +99,7 @@ def table(folder: pathlib.Path, cells: Sequence[Cell]) -> str:
   rows: dict[str, list[tuple[float, float]]] = {}
   diverged: dict[str, int] = {}
   for cell in cells:
-    name = results_lib.label(cell)
+    name = cell.label
     rows.setdefault(name, [])
     result = results_lib.read_result(folder, cell)
     if result is not None and result.diverged:

@@ -19,16 +19,18 @@ from transformer_jax.fields import FIELDS, difference, flatten, override
 Value = int | float | str
 Overrides = Mapping[str, Value]
 Phase = Literal['tune', 'paper', 'tuned']
+_TUNED = ' (tuned)'
 
-# How a metric is read: which way is better. `steps_to_threshold` is a time
-# that some runs never reach (the log-rank test judges it).
 # Scores of what the model writes by itself, which a study asks for by name.
 FREE_RUNNING = {'generated': 'higher', 'pronoun': 'higher'}
+SHOWN_SEED = 0  # the run of each arm whose maps and views are kept
 WRITTEN = 256  # pairs of the test split that are written for them, at most
 # Scores that only one source of data knows how to give.
 ONLY_OF = {'pronoun': 'task:korean', 'links': 'task:korean'}
 # What a trained run is looked at for, see `viewing`.
 VIEWS = ('heads', 'places', 'links')
+# Which way each metric is better. `steps_to_threshold` is a time that some
+# runs never reach: the log-rank test judges it.
 METRICS = {
   'loss': 'lower',
   'accuracy': 'higher',
@@ -270,11 +272,29 @@ def find_arm(study: Study, name: str) -> Arm:
   return named[name]
 
 
+def label(variant: str, phase: str) -> str:
+  """How tables name an arm: a tuned run is told from one of the recipe."""
+  return variant + _TUNED * (phase == 'tuned')
+
+
+def arm_of(label: str) -> str:
+  """The name of the arm, of a label.
+
+  >>> arm_of(label('scale=none', 'tuned'))
+  'scale=none'
+  """
+  return label.removesuffix(_TUNED)
+
+
 # Text.
 
 
 def to_dict(study: Study) -> dict[str, Any]:
-  """For JSON; without views, of which studies of before knew nothing."""
+  """For JSON.
+
+  Empty `views` are left out, so that the hash of a study without views stays
+  the same.
+  """
   body = dataclasses.asdict(study)
   if not study.views:
     del body['views']

@@ -24,6 +24,7 @@ from transformer_jax.fields import override
 FACTOR = 2.0  # between neighbouring rates
 MOST_EXTENSIONS = 3  # rates that are added on each side, at most
 TOLERANCE = 0.05  # nats a token above the best that still count as good
+# What tuning sets. An arm may bring a warmup, and a rate beside it.
 RATE, WARMUP = 'optim.learning_rate', 'optim.warmup_steps'
 
 Loss = Callable[[Cell], float]
@@ -189,7 +190,7 @@ def basins(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
   if row['phase'] != 'tuned' or not chosen:
     return ''
   arm, base = (
-    chosen[row[side].removesuffix(' (tuned)')]['basin_octaves']
+    chosen[study_lib.arm_of(row[side])]['basin_octaves']
     for side in ('variant', 'baseline')
   )
   many = 's' * (arm != 1)

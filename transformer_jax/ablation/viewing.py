@@ -15,7 +15,7 @@ import numpy as np
 from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import heads, places
-from transformer_jax.ablation.study import Study
+from transformer_jax.ablation.study import SHOWN_SEED, Study
 from transformer_jax.config import SIDES, Config
 from transformer_jax.data.cache import Batch
 from transformer_jax.data.corpus import Corpus
@@ -31,8 +31,6 @@ from transformer_jax.training.state import numbers
 PAIRS = 256  # of the validation split
 ALIGNED = 64  # of these, for links
 NEAREST = 4  # pairs of positions
-SHOWN_SEED = 0
-FOUND = 'views.json'
 TABLES = {'encoder': 'source_positions', 'decoder': 'target_positions'}
 
 
@@ -184,11 +182,11 @@ class Viewing:
       name: VIEWS[name](config, model, weights, self.batch, self.vocabularies)
       for name in self.names
     }
-    folder_lib.write_json(member.folder / FOUND, found)
+    folder_lib.write_json(member.folder / folder_lib.VIEWED, found)
 
   def seen(self, n: int) -> dict[str, Any]:
     """What `look` found of a member; empty for other seeds."""
-    path = self.members[n].folder / FOUND
+    path = self.members[n].folder / folder_lib.VIEWED
     if not self.names or not path.exists():
       return {}
     return json.loads(path.read_text(encoding='utf-8'))

@@ -96,7 +96,7 @@ def _maps(place: pathlib.Path, sharpness: float) -> None:
   )
   read = ['<s>', *TARGET[:-1]]
   maps = attend.Maps(list(SOURCE), list(TARGET), read, sizes)
-  attend.save(maps, place / 'attention.npz')
+  attend.save(maps, place / folder.MAPS)
 
 
 def _write(place: pathlib.Path, study: Study, one: Cell, final: float) -> None:

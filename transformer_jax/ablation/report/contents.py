@@ -20,14 +20,9 @@ from transformer_jax.ablation.report import (
   table3,
   tables,
 )
-from transformer_jax.ablation.report.reading import (
-  PHASES,
-  TUNED,
-  Results,
-  arm_of,
-)
+from transformer_jax.ablation.report.reading import PHASES, TUNED, Results
 from transformer_jax.ablation.report.style import Picture
-from transformer_jax.ablation.study import WRITTEN
+from transformer_jax.ablation.study import WRITTEN, arm_of
 
 # A sign beside each verdict: its colour alone would not be enough.
 MARKS = {

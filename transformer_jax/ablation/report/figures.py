@@ -14,10 +14,10 @@ from transformer_jax.ablation.report.reading import (
   Results,
   Row,
   Run,
-  arm_of,
   median_of,
 )
-from transformer_jax.ablation.study import METRICS
+from transformer_jax.ablation.study import METRICS, arm_of
+from transformer_jax.ablation.tuning import WARMUP
 
 
 def _mean_curve(runs: Sequence[Run], split: str, metric: str):
@@ -291,7 +291,7 @@ def _basins(
       points = sorted(
         (at['rate'], at['loss'])
         for at in one['grid']
-        if at['warmup'] == recipe['optim.warmup_steps']
+        if at['warmup'] == recipe[WARMUP]
       )
       axes.plot(
         *zip(*points, strict=True),

@@ -13,7 +13,6 @@ from transformer_jax.config import Config, ConfigError
 
 PAPER, TUNED = 'paper', 'tuned'
 PHASES = {PAPER: "the paper's recipe", TUNED: 'tuned learning rate'}
-ATTENTION = 'attention.npz'
 
 Row = Mapping[str, Any]  # of summary.json
 # {split: {metric: [(step, value), ...]}}
@@ -40,12 +39,10 @@ class Run(NamedTuple):
   def value(self, metric: str) -> float:
     """The metric at the last step; nan where there is none.
 
-    A diverged run counts as a model that knows frequencies only, as it does
-    in the comparisons.
+    A diverged run counts as it does in the comparisons.
     """
     if self.diverged and metric != 'steps_to_threshold':
-      unigram = self.metrics.get('unigram_loss')
-      return as_number(unigram) if metric == 'loss' else 0.0
+      return results_lib.diverged_value(metric, self.metrics)
     return as_number(self.metrics.get(metric))
 
   def number(self, name: str) -> float:
@@ -123,11 +120,6 @@ def as_number(value: Any) -> float:
   return math.nan if value is None else float(value)
 
 
-def arm_of(label: str) -> str:
-  """The arm's name of a label."""
-  return label.removesuffix(' (tuned)')
-
-
 def median_of(runs: Sequence[Run], name: str) -> float:
   """Median of a number of results; nan where no run has it."""
   known = [x for x in (run.number(name) for run in runs) if math.isfinite(x)]
@@ -146,7 +138,7 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> Curves:
 
 def _run(place: pathlib.Path, result: results_lib.Result) -> Run:
   cell = result.cell
-  attention = folder.cell_folder(place, cell) / ATTENTION
+  attention = folder.cell_folder(place, cell) / folder.MAPS
   return Run(
     variant=cell.variant,
     seed=cell.seed,

@@ -16,9 +16,9 @@ from transformer_jax.ablation.report.reading import (
   Results,
   Row,
   Run,
-  arm_of,
   median_of,
 )
+from transformer_jax.ablation.study import arm_of
 
 NONE = '–'
 
@@ -201,7 +201,7 @@ def pronouns(results: Results, phase: str) -> Table | None:
     for run in every:
       tally = bins(run).get(str(clauses))
       if run.diverged:
-        shares.append(0.0)
+        shares.append(run.value('pronoun'))
       elif tally is not None:
         shares.append(tally['right'] / tally['asked'])
     if not shares:
