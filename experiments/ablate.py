@@ -252,8 +252,8 @@ def left_out(declared, study, options: types.SimpleNamespace) -> list[str]:
 
 def wanted(options: types.SimpleNamespace) -> tuple[Study, Overrides]:
   """The study as the user wants it, and the values that were overridden."""
-  from experiments import matched, studies
-  from transformer_jax.ablation import checks
+  from experiments import studies
+  from transformer_jax.ablation import checks, matched
 
   declared = studies.load(options.study)
   values = checks.taken(

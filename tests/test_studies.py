@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import ablate, matched, power, studies
+from experiments import ablate, power, studies
 from experiments.studies import one_factor
 from tests.ablation.report import study_folder
 from transformer_jax import flags
@@ -26,6 +26,7 @@ from transformer_jax.ablation import (
   cells,
   checks,
   declaration,
+  matched,
   report,
   runner,
 )

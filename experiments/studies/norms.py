@@ -33,7 +33,7 @@ STUDY = Study(
     Arm('batch, post', {'model.norm': 'batch'}),
     Arm('none', {'model.norm': 'none'}),
     Arm('no residual', {'model.residual': 'none'}, 'known_bad'),
-    # As `experiments.matched` finds them: what the norms' own numbers give.
+    # As `ablation.matched` finds them: what the norms' own numbers give.
     Arm('as large as rms, post', {'model.d_ff': 63}, 'control'),
     Arm('as large as none', {'model.d_ff': 62}, 'control'),
   ),

@@ -63,7 +63,7 @@ BASELINE = {
 }
 
 # The baseline in the size of each choice that has another, as
-# `experiments.matched` finds it: one for all that save a projection, one for
+# `ablation.matched` finds it: one for all that save a projection, one for
 # both that concatenate. Attention without projections is smaller than that
 # goes, and is widened instead.
 WIDTHS = {

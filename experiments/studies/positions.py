@@ -77,7 +77,7 @@ STUDY = Study(
         'position_join=add_mapped': 'control',
       },
     ),
-    # As `experiments.matched` finds them.
+    # As `ablation.matched` finds them.
     Arm(f'as large as {PROJECTED}', {'model.d_ff': 96}, 'control'),
     Arm('as large as position_join=add_mapped', {'model.d_ff': 80}, 'control'),
     Arm(f'as large as {LEARNED}', {'model.d_ff': 190}, 'control'),

@@ -51,7 +51,7 @@ STUDY = Study(
   baseline=SMALL,
   arms=(
     *arms(GRID),
-    # As `experiments.matched` finds it.
+    # As `ablation.matched` finds it.
     Arm(f'as large as {ADDITIVE}', {**GRID[0], 'model.d_ff': 70}, 'control'),
     Arm(
       'uniform',

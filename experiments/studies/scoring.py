@@ -49,7 +49,7 @@ STUDY = Study(
       ),
       roles={'score=uniform': 'known_bad'},
     ),
-    # As `experiments.matched` finds it.
+    # As `ablation.matched` finds it.
     Arm('as large as score=general', {'model.d_ff': 70}, 'control'),
   ),
   primary=(

@@ -8,7 +8,7 @@ time. What has no guarantee is measured too: see the last tests.
 import numpy as np
 import pytest
 
-from transformer_jax.ablation import evidence, paired, power, sequential
+from transformer_jax.ablation import evidence, paired_tests, power, sequential
 from transformer_jax.ablation.survival import Crossing, log_rank
 
 CHUNK = 2_500
@@ -89,7 +89,7 @@ def test_four_primary_comparisons_with_one_baseline(shape, studies):
     [weigh(runs[:, k], runs[:, 4]).p_value for k in range(4)], axis=-1
   )
   assert np.mean((p_XK <= 0.05).any(axis=-1)) > 0.1  # why Holm is needed
-  own_X: np.ndarray = np.any(paired.holm(p_XK) <= 0.05, axis=-1)
+  own_X: np.ndarray = np.any(paired_tests.holm(p_XK) <= 0.05, axis=-1)
   assert np.mean(own_X) <= limit(0.05, studies)
   # Two recipes, each with its own: the promise is of each, not of both.
   either = np.mean(own_X[::2] | own_X[1::2])
@@ -158,7 +158,7 @@ def test_where_heavy_and_lopsided_tails_make_the_interval_fail():
   draw = np.random.default_rng(12)
   for seeds, low, high in ((5, 0.80, 0.86), (10, 0.80, 0.88)):
     d = np.exp(draw.normal(size=(QUICK, seeds)))
-    interval = paired.mean_interval(d)
+    interval = paired_tests.mean_interval(d)
     mean = np.exp(0.5)
     covered = np.mean((interval.low <= mean) & (mean <= interval.high))
     assert low <= covered <= high

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from transformer_jax.ablation import modes, power, published, sequential
+from transformer_jax.ablation import bimodality, power, published, sequential
 
 
 def test_power_by_integration():
@@ -111,17 +111,17 @@ def test_looks_that_were_not_declared_are_refused():
 def test_gap_ratio_by_hand():
   # Splits of 0 1 2 10 12: after the second 1 / s, after the third 8 / s with
   # SS = 2 + 2 over 3.
-  ours = modes.gap_ratio([10.0, 2.0, 0.0, 12.0, 1.0])
+  ours = bimodality.gap_ratio([10.0, 2.0, 0.0, 12.0, 1.0])
   assert ours == pytest.approx(8 / np.sqrt(4 / 3))
-  assert modes.gap_ratio([1.0, 2.0, 9.0]) == 0.0
+  assert bimodality.gap_ratio([1.0, 2.0, 9.0]) == 0.0
 
 
 @pytest.mark.parametrize('seeds', [5, 8, 12, 20])
 def test_groups_rarely_seen_in_normal_arms(seeds):
   draw = np.random.default_rng(100 + seeds)
-  assert modes.is_bimodal(draw.normal(size=(5_000, seeds))).mean() <= 0.015
+  assert bimodality.is_bimodal(draw.normal(size=(5_000, seeds))).mean() <= 0.015
   heavy = draw.standard_t(3, (5_000, seeds))
-  assert modes.is_bimodal(heavy).mean() <= 0.02
+  assert bimodality.is_bimodal(heavy).mean() <= 0.02
 
 
 def test_groups_are_seen():
@@ -129,18 +129,18 @@ def test_groups_are_seen():
   for seeds, least in ((5, 0.25), (8, 0.8), (10, 0.92)):
     learns = draw.random((2_000, seeds)) < 0.5
     values = 10.0 * learns + draw.normal(size=learns.shape)
-    assert modes.is_bimodal(values).mean() >= least
+    assert bimodality.is_bimodal(values).mean() >= least
 
 
 def test_ties_and_small_gaps_are_no_groups():
-  assert not modes.is_bimodal(np.ones(8))
+  assert not bimodality.is_bimodal(np.ones(8))
   counts = np.array([0.98, 0.98, 0.98, 0.99, 0.99, 0.99])
-  assert modes.is_bimodal(counts)
-  assert not modes.is_bimodal(counts, smallest_gap=0.02)
+  assert bimodality.is_bimodal(counts)
+  assert not bimodality.is_bimodal(counts, smallest_gap=0.02)
   # Shifting and scaling an arm changes nothing.
   arm = np.array([1.0, 1.1, 0.9, 5.0, 5.1, 0.95])
-  ours = modes.gap_ratio(1e6 + 1e-2 * arm)
-  assert ours == pytest.approx(modes.gap_ratio(arm), rel=1e-6)
+  ours = bimodality.gap_ratio(1e6 + 1e-2 * arm)
+  assert ours == pytest.approx(bimodality.gap_ratio(arm), rel=1e-6)
 
 
 def test_prediction_interval_covers_the_next_run():

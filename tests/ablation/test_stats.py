@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from transformer_jax.ablation import paired, stats
-from transformer_jax.ablation.pairs import StepsPair
+from transformer_jax.ablation import paired_tests, stats
+from transformer_jax.ablation.comparison import StepsPair
 from transformer_jax.ablation.stats import Pair, conclude
 from transformer_jax.ablation.survival import Crossing
 
@@ -66,7 +66,7 @@ def test_the_row_is_the_contract_and_its_numbers():
   finding = conclude([pair(NOISE - 0.5, margin=0.1)])[0]
   row = stats.as_row(finding.comparison)
   assert tuple(row) == FIELDS
-  low, high = paired.t_interval(NOISE - 0.5)
+  low, high = paired_tests.t_interval(NOISE - 0.5)
   assert row['difference'] == pytest.approx(-0.5)
   assert row['ci_low'] == pytest.approx(float(low))
   assert row['ci_high'] == pytest.approx(float(high))
@@ -178,8 +178,8 @@ def test_an_arm_in_two_groups_gets_no_verdict_by_its_mean():
   base = 0.1 + 0.01 * np.arange(8)
   row = row_of(arms(base + d, base, margin=2.0))
   assert row.test.endswith('as an arm falls into two groups')
-  assert row.p_value == paired.rank_tails(d).two_sided
-  assert row.difference == paired.rank_center(d)
+  assert row.p_value == paired_tests.rank_tails(d).two_sided
+  assert row.difference == paired_tests.rank_center(d)
   assert row.verdict == 'not enough evidence'
   assert np.isnan(row.minimum_detectable)
 

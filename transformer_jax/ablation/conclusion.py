@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from transformer_jax.ablation import stats, survival
-from transformer_jax.ablation.pairs import Pair, StepsPair
+from transformer_jax.ablation.comparison import Pair, StepsPair
 from transformer_jax.ablation.results import Result, diverged_value
 from transformer_jax.ablation.sequential import level_at
 from transformer_jax.ablation.study import (

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from transformer_jax.ablation import modes, paired
-from transformer_jax.ablation.paired import Floats
+from transformer_jax.ablation import bimodality, paired_tests
+from transformer_jax.ablation.paired_tests import Floats
 
 BETTER = 'better'
 WORSE = 'worse'
@@ -62,28 +62,28 @@ def weigh(
   """
   variant_R = np.asarray(variant_R, np.float64)
   baseline_R = np.asarray(baseline_R, np.float64)
-  d_R = paired.check_differences(variant_R - baseline_R)
+  d_R = paired_tests.check_differences(variant_R - baseline_R)
   nothing = np.full(d_R.shape[:-1], np.nan)
   if d_R.shape[-1] < 2:
     none = np.zeros(d_R.shape[:-1], bool)
     return Evidence(d_R[..., 0], nothing, nothing, nothing, nothing, none)
   gap = margin or 0.0
   ranked = np.asarray(diverged) | (
-    modes.is_bimodal(variant_R, smallest_gap=gap)
-    | modes.is_bimodal(baseline_R, smallest_gap=gap)
+    bimodality.is_bimodal(variant_R, smallest_gap=gap)
+    | bimodality.is_bimodal(baseline_R, smallest_gap=gap)
   )
-  low, high = paired.mean_interval(d_R, alpha=alpha)
-  difference, p = d_R.mean(axis=-1), paired.mean_tails(d_R).two_sided
+  low, high = paired_tests.mean_interval(d_R, alpha=alpha)
+  difference, p = d_R.mean(axis=-1), paired_tests.mean_tails(d_R).two_sided
   same = nothing
   if margin is not None:
-    equivalence = paired.equivalence_p(d_R, margin=margin)
+    equivalence = paired_tests.equivalence_p(d_R, margin=margin)
     same = np.where(ranked, np.nan, equivalence)
   if np.any(ranked):
-    rank_low, rank_high = paired.rank_interval(d_R, alpha=alpha)
+    rank_low, rank_high = paired_tests.rank_interval(d_R, alpha=alpha)
     low = np.where(ranked, rank_low, low)
     high = np.where(ranked, rank_high, high)
-    difference = np.where(ranked, paired.rank_center(d_R), difference)
-    p = np.where(ranked, paired.rank_tails(d_R).two_sided, p)
+    difference = np.where(ranked, paired_tests.rank_center(d_R), difference)
+    p = np.where(ranked, paired_tests.rank_tails(d_R).two_sided, p)
   return Evidence(
     np.asarray(difference), low, high, np.asarray(p), same, ranked
   )

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import optimize, stats
 from scipy.special import gammaln
 
-from transformer_jax.ablation import paired
+from transformer_jax.ablation import paired_tests
 
 POWER = 0.8
 FEWEST = 3  # seeds below which nothing is concluded
@@ -136,7 +136,7 @@ def seeds_for_signs(alpha: float = 0.05) -> int:
   >>> seeds_for_signs(0.05)
   6
   """
-  return int(np.ceil(1 - np.log2(alpha) - paired.TIE))
+  return int(np.ceil(1 - np.log2(alpha) - paired_tests.TIE))
 
 
 def minimum_detectable(

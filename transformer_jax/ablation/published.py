@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from transformer_jax.ablation.paired import Interval
+from transformer_jax.ablation.paired_tests import Interval
 
 
 class Published(NamedTuple):

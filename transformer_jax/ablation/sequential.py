@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import optimize, stats
 
-from transformer_jax.ablation.paired import Floats
+from transformer_jax.ablation.paired_tests import Floats
 
 NODES = 64  # Gauss-Legendre; the levels are stable to 8 digits
 

@@ -32,14 +32,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from transformer_jax.ablation import evidence, paired, power
+from transformer_jax.ablation import evidence, paired_tests, power
+from transformer_jax.ablation.comparison import Pair, StepsPair, Weighed
 from transformer_jax.ablation.evidence import (
   EQUIVALENT,
   NO_VERDICT,
   NOT_ENOUGH,
   NOT_SENSITIVE,
 )
-from transformer_jax.ablation.pairs import Pair, StepsPair, Weighed
 from transformer_jax.ablation.survival import LOG_RANK
 
 MOST_PRIMARY = 4
@@ -90,7 +90,7 @@ class Finding(NamedTuple):
 
   comparison: Comparison
   seeds_needed: int | None
-  pairing: paired.Pairing
+  pairing: paired_tests.Pairing
   notes: tuple[str, ...]
 
 
@@ -102,7 +102,7 @@ class _Planning(NamedTuple):
 
 def _from_signs(weighed: Weighed) -> bool:
   """Whether only signs and ranks count, so that no spread plans for more."""
-  flat = paired.is_flat(weighed.variant_R - weighed.baseline_R)
+  flat = paired_tests.is_flat(weighed.variant_R - weighed.baseline_R)
   return bool(weighed.evidence.ranked or flat)
 
 
@@ -208,7 +208,7 @@ def _finding(
     notes.append(_what_is_missing(pair, weighed, planning.seeds_needed))
   if verdict == NOT_SENSITIVE:
     notes.append(insensitive)
-  bought = paired.pairing(weighed.variant_R, weighed.baseline_R)
+  bought = paired_tests.pairing(weighed.variant_R, weighed.baseline_R)
   return Finding(
     comparison=_row(pair, weighed, planning, p[0], verdict),
     seeds_needed=planning.seeds_needed if verdict == NOT_ENOUGH else None,
@@ -251,10 +251,10 @@ def conclude(
   ]
   bounded = [i for i in primary if pairs[i].margin is not None]
   different, same = np.full((2, len(pairs)), np.nan)
-  different[primary] = paired.holm(
+  different[primary] = paired_tests.holm(
     [weighed[i].evidence.p_value for i in primary]
   )
-  same[bounded] = paired.holm(
+  same[bounded] = paired_tests.holm(
     [weighed[i].evidence.p_equivalent for i in bounded]
   )
   return tuple(
@@ -291,7 +291,7 @@ def told_apart(known_bad: Comparison, *, better: str, alpha: float) -> bool:
   Which way it goes is known beforehand, so the test is one-sided: half of
   the two-sided p-value, on the expected side.
   """
-  worse = known_bad.difference * paired.direction(better) < 0
+  worse = known_bad.difference * paired_tests.direction(better) < 0
   enough = known_bad.seeds >= power.FEWEST
   return enough and worse and known_bad.p_value / 2 <= alpha
 

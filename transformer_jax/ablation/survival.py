@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from transformer_jax.ablation.paired import direction
+from transformer_jax.ablation.paired_tests import direction
 
 EXACT_LABELLINGS = 12_870  # 8 runs a side
 DRAWS = 9_999

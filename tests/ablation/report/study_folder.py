@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from transformer_jax.ablation import folder, pairs, stats
+from transformer_jax.ablation import comparison, folder, stats
 from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation.cells import Cell, cell
 from transformer_jax.ablation.declaration import declare
@@ -142,7 +142,7 @@ METRICS = {'loss': 'lower', 'accuracy': 'higher', 'exact': 'higher'}
 
 def _pairs(
   study: Study, results: list[results_lib.Result], phase: str
-) -> list[pairs.Pair]:
+) -> list[comparison.Pair]:
   """Primary ones by loss, then all arms by all metrics that the runs have."""
   base = study.arms[0].name
   primary = {one.variant: one for one in study.primary}
@@ -163,7 +163,7 @@ def _pairs(
     ]
 
   return [
-    pairs.Pair(
+    comparison.Pair(
       arm.name,
       base,
       metric,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer_jax.ablation import paired
+from transformer_jax.ablation import paired_tests
 from transformer_jax.ablation.report import answers, style
 from transformer_jax.ablation.report.reading import (
   PHASES,
@@ -170,7 +170,7 @@ def forest(results: Results, metric: str) -> style.Picture | None:
   texts = [_comparison(row) for row in rows]
   line = 0.55 if any('\n' in text for text in texts) else 0.42
   named = answers.metric(metric)
-  sign = paired.direction(METRICS[metric])
+  sign = paired_tests.direction(METRICS[metric])
 
   def paint(figure: Any) -> None:
     axes = figure.subplots()

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer_jax.ablation import paired, stats, survival
-from transformer_jax.ablation.pairs import Pair
+from transformer_jax.ablation import stats, survival
+from transformer_jax.ablation.comparison import Pair
+from transformer_jax.ablation.paired_tests import t_interval
 from transformer_jax.ablation.report import answers
 from transformer_jax.ablation.report.reading import (
   PAPER,
@@ -209,7 +210,7 @@ def pronouns(results: Results, phase: str) -> Table | None:
     mean = answers.number(float(np.mean(shares)))
     if len(shares) < 2:
       return mean
-    low, high = (answers.number(float(x)) for x in paired.t_interval(shares))
+    low, high = (answers.number(float(x)) for x in t_interval(shares))
     return f'{mean} ({low} to {high})'
 
   return Table(

@@ -8,16 +8,16 @@ import pytest
 
 from experiments import studies
 from experiments.ablate import left_out
-from experiments.matched import (
+from experiments.presets import PRESETS
+from tests.pairs import AXES, refusal
+from transformer_jax.ablation.cells import arm_config
+from transformer_jax.ablation.matched import (
   TOLERANCE,
   controls,
   matched,
   parameters,
   with_overrides,
 )
-from experiments.presets import PRESETS
-from tests.pairs import AXES, refusal
-from transformer_jax.ablation.cells import arm_config
 from transformer_jax.ablation.study import Arm, Study, find_arm
 from transformer_jax.ablation.table3 import PUBLISHED, ROWS
 from transformer_jax.config import Config, ConfigError

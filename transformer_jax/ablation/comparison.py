@@ -1,4 +1,4 @@
-"""What is compared: two arms over the same seeds, checked and weighed."""
+"""Two arms that are compared over the same seeds, checked and weighed."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from transformer_jax.ablation import paired
+from transformer_jax.ablation import paired_tests
 from transformer_jax.ablation.evidence import Evidence, weigh
-from transformer_jax.ablation.paired import Floats
+from transformer_jax.ablation.paired_tests import Floats
 from transformer_jax.ablation.survival import LOG_RANK, Crossing, log_rank
 
 
@@ -73,7 +73,7 @@ class Pair:
       baseline_R=baseline_R,
       diverged=int(v_R.sum()),
       evidence=evidence,
-      gain=float(evidence.difference) * paired.direction(self.better),
+      gain=float(evidence.difference) * paired_tests.direction(self.better),
       test=_test_name(variant_R - baseline_R, evidence, diverged=diverged),
     )
 
@@ -107,9 +107,9 @@ class StepsPair:
     test = log_rank(self.variant_crossing, self.baseline_crossing)
     d_R = variant_R - baseline_R
     nothing = np.asarray(np.nan)
-    interval = paired.Interval(nothing, nothing)
+    interval = paired_tests.Interval(nothing, nothing)
     if len(d_R) > 1:
-      interval = paired.mean_interval(d_R, alpha=alpha)
+      interval = paired_tests.mean_interval(d_R, alpha=alpha)
     evidence = Evidence(
       difference=np.asarray(d_R.mean()),
       ci_low=interval.low,
@@ -171,10 +171,10 @@ def _test_name(
   if seeds < 2:
     return 'none'
   if diverged:
-    return f'{paired.SIGNED_RANK}, as runs diverged'
+    return f'{paired_tests.SIGNED_RANK}, as runs diverged'
   if evidence.ranked:
-    return f'{paired.SIGNED_RANK}, as an arm falls into two groups'
-  if paired.is_flat(difference_R):
+    return f'{paired_tests.SIGNED_RANK}, as an arm falls into two groups'
+  if paired_tests.is_flat(difference_R):
     # Nothing to divide by: the t-test hands over to the sign-flip test.
-    return paired.mean_test_name(max(seeds, paired.FLIP_FROM))
-  return paired.mean_test_name(seeds)
+    return paired_tests.mean_test_name(max(seeds, paired_tests.FLIP_FROM))
+  return paired_tests.mean_test_name(seeds)
