@@ -107,7 +107,7 @@ def planned_cells(study, seeds: int, tuned: str) -> tuple[list, list]:
 
 def size(study, seeds: int, tuned: str) -> list[str]:
   """How much would be run, and what the study's lab note says it costs."""
-  from transformer_jax.ablation.runner import chunks
+  from transformer_jax.ablation.chunks import chunks
 
   choosing, judged = planned_cells(study, seeds, tuned)
   batches = [*chunks(choosing), *chunks(judged)]
@@ -277,7 +277,7 @@ def main(
     show_studies()
     return 0
   from experiments import studies
-  from transformer_jax.ablation import checks, declaration, runner
+  from transformer_jax.ablation import checks, chunks, declaration, runner
   from transformer_jax.ablation.screen import Screen
   from transformer_jax.training import record
   from transformer_jax.training.guard import stop_signal
@@ -303,7 +303,7 @@ def main(
   planned = dataclasses.replace(
     planned, baseline={**planned.baseline, **values}
   )
-  workers = workers_here(options.workers, runner.platform())
+  workers = workers_here(options.workers, chunks.platform())
   with stop_signal() as stop, helpers(0 if helper else workers, stop):
     job = runner.Job(
       folder=folder,

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Sequence
 from concurrent import futures
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from experiments.presets import PRESETS
 from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import (
   checks,
+  chunks,
   declaration,
   runner,
   tuning,
@@ -257,7 +257,7 @@ def test_a_kill_between_two_results(
 
 @pytest.mark.parametrize('text', ['{', '3', '[3]'])
 def test_a_damaged_list_of_members_counts_as_none(study, tmp_path, text):
-  chunk = runner.chunks(cells_lib.cells(study, range(2), None))[0]
+  chunk = chunks.chunks(cells_lib.cells(study, range(2), None))[0]
   path = tmp_path / 'members.json'
   path.write_text(text)
   part = chunk.cells[1:]
@@ -268,12 +268,12 @@ def test_a_damaged_list_of_members_counts_as_none(study, tmp_path, text):
 
 
 def test_a_batch_held_elsewhere_is_not_waited_for(tmp_path):
-  where = types.SimpleNamespace(folder=tmp_path, stale=1.0)
-  chunk = types.SimpleNamespace(name='batch')
+  chunk = chunks.Chunk('batch', 'program', (), 1)
   place = tmp_path / 'populations' / 'batch'
   place.mkdir(parents=True)
   (place / 'lock').write_text('{"owner": "1", "host": "node7"}')
-  with runner._held(where, chunk) as mine:  # pyright: ignore
+  assert chunks.is_held(tmp_path, chunk)
+  with chunks.held(tmp_path, chunk, stale=1.0) as mine:
     assert not mine
 
 
@@ -299,7 +299,7 @@ def test_looks_are_taken_on_the_way(study, tmp_path, monkeypatch, capsys):
     return True
 
   monkeypatch.setattr(runner, 'run_chunk', run_chunk)
-  monkeypatch.setitem(runner.MEMBERS, 'cpu', 3)
+  monkeypatch.setitem(chunks.MEMBERS, 'cpu', 3)
   # Batches hold seeds 0 0 1, 1 2 2, 3 3 4, 4 5 5.
   assert runner.run(job(checks.check(declared), folder)) == 0
   assert found == [[], [], [(2, False)]]
@@ -436,14 +436,14 @@ import jax
 from tests.ablation import test_runner
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_disable_most_optimizations', True)
-from transformer_jax.ablation import checks, runner
+from transformer_jax.ablation import checks, chunks, runner
 folder, cache, steps, number = sys.argv[1:]
 own = checks.with_overrides(
   test_runner.STUDY, {'data.cache_dir': cache, 'train.steps': int(steps)}
 )
 job = test_runner.job(own, pathlib.Path(folder))
 job = job._replace(shard=runner.Shard(int(number), 2))
-runner.MEMBERS['cpu'] = 4
+chunks.MEMBERS['cpu'] = 4
 sys.exit(runner.run(job))
 """
 

@@ -230,7 +230,7 @@ def by_formula(model: Transformer, shape: Shape) -> bool:
   S, T = shape.source_length, shape.target_length
   return all(
     implementations.at(served, model.config, shape.rows, queries, keys)
-    == 'the formula'
+    == implementations.FORMULA
     for queries, keys in ((S, S), (T, T), (T, S))
   )
 

@@ -7,20 +7,26 @@ a time, by a lock that dies with it; what is done is what has a whole result.
 
 import contextlib
 import functools
-import hashlib
 import pathlib
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-
-import jax
 
 from transformer_jax.ablation import cells as cells_lib
 from transformer_jax.ablation import conclusion, declaration, sequential, tuning
 from transformer_jax.ablation import folder as folder_lib
 from transformer_jax.ablation import results as results_lib
 from transformer_jax.ablation.cells import Cell
+from transformer_jax.ablation.chunks import (
+  MEMBERS,
+  Chunk,
+  chunks,
+  held,
+  is_held,
+  platform,
+  population,
+)
 from transformer_jax.ablation.generating import Generating
 from transformer_jax.ablation.outcome import result_of
 from transformer_jax.ablation.probing import Probing
@@ -34,12 +40,9 @@ from transformer_jax.training import place as place_lib
 from transformer_jax.training.compiled import use_cache
 from transformer_jax.training.guard import FINISHED, PREEMPTED
 from transformer_jax.training.mesh import make_mesh, of_a_population
-from transformer_jax.training.population import Member, can_share
-from transformer_jax.training.replicas import Watcher
+from transformer_jax.training.population import Member
+from transformer_jax.training.replicas import Outcome, Watcher
 
-# Members of a population: few enough for workers to share a study evenly.
-MEMBERS = {'cpu': 8}
-MEMBERS_ELSEWHERE = 32
 WAIT = 1.0  # seconds between looks at what other workers do
 
 
@@ -72,43 +75,6 @@ class Job(NamedTuple):
   screen: Screen
   workers: int = 1
   stale: float = lock.STALE
-
-
-class Chunk(NamedTuple):
-  """Cells that are trained together; room: of the largest of its program."""
-
-  name: str
-  group: str
-  cells: tuple[Cell, ...]
-  room: int
-
-
-def platform() -> str:
-  return jax.local_devices()[0].platform
-
-
-def chunks(cells: Sequence[Cell]) -> list[Chunk]:
-  """Cells by program, in the order of seeds, a few at a time.
-
-  The cut does not depend on what is done already, nor on how many seeds are
-  asked for, so that workers who were asked for other numbers of seeds lock
-  the same batches.
-  """
-  most = MEMBERS.get(platform(), MEMBERS_ELSEWHERE)
-  groups: dict[str, dict[str, Cell]] = {}
-  for cell in cells:
-    text = can_share(cell.config)
-    group = hashlib.sha256(text.encode()).hexdigest()[:16]
-    # Two phases of one recipe are one cell.
-    groups.setdefault(group, {}).setdefault(cell.identity, cell)
-  found = []
-  for group, members in groups.items():
-    whole = list(members.values())
-    for start in range(0, len(whole), most):
-      part = tuple(whole[start : start + most])
-      name = f'{group}-{part[0].identity[:12]}'
-      found.append(Chunk(name, group, part, min(most, len(whole))))
-  return found
 
 
 @functools.lru_cache(maxsize=4)
@@ -184,63 +150,19 @@ def _loss(job: Job, cell: Cell) -> float:
 def work(job: Job, cells: Sequence[Cell], *, looks: Sequence[int] = ()) -> bool:
   """Run cells until all are done, by whomever; False when stopped.
 
-  What the next look waits for goes first. Then a batch whose program this
-  worker has compiled, then those that nobody compiles at this moment, then
-  those of its own shard.
-
   Args:
     job: see there.
     cells: to be run.
     looks: numbers of seeds at which the tables are written on the way.
   """
-  order = {chunk.name: n for n, chunk in enumerate(chunks(cells))}
-  done: set[str] = set()
-  compiled: set[str] = set()
-  taken = -1
-
-  def look() -> None:
-    nonlocal taken
-    missing = min((c.seed for c in cells if c.identity not in done), default=0)
-    reached = max((n for n in looks if n <= missing), default=0)
-    # All that was planned is found done: its tables are there.
-    if reached > max(taken, 0) and (taken >= 0 or reached < looks[-1]):
-      take_look(job, reached)
-    taken = reached
-
-  def wait_of(chunk: Chunk) -> int:
-    """The number of the look that waits for the batch."""
-    seeds = [c.seed for c in chunk.cells if c.identity not in done]
-    return sum(n <= min(seeds) for n in looks)
-
-  def pending() -> list[Chunk]:
-    for cell in cells:
-      if cell.identity not in done and results_lib.is_done(job.folder, cell):
-        done.add(cell.identity)
-    job.screen.cells(cells, done)
-    look()
-    found = [
-      chunk
-      for chunk in chunks(cells)
-      if any(cell.identity not in done for cell in chunk.cells)
-    ]
-    busy = {chunk.group for chunk in found if _is_held(job, chunk)}
-    return sorted(
-      found,
-      key=lambda chunk: (
-        wait_of(chunk),
-        chunk.group not in compiled,
-        chunk.group in busy,
-        order[chunk.name] % job.shard.of != job.shard.number,
-      ),
-    )
-
-  while found := pending():
+  queue = _Queue(job, cells, looks)
+  while found := queue.pending():
     for chunk in found:
       if job.stop():
         return False
-      with _held(job, chunk) as mine:
+      with held(job.folder, chunk, stale=job.stale) as mine:
         if mine:
-          compiled.add(chunk.group)
+          queue.compiled.add(chunk.group)
           if not run_chunk(job, chunk):
             return False
           job.screen.batch_ended()
@@ -251,27 +173,75 @@ def work(job: Job, cells: Sequence[Cell], *, looks: Sequence[int] = ()) -> bool:
   return True
 
 
-@contextlib.contextmanager
-def _held(job: Job, chunk: Chunk) -> Iterator[bool]:
-  """Whether this worker has the batch now; it keeps it for the block."""
-  place = job.folder / folder_lib.POPULATIONS / chunk.name
-  place.mkdir(parents=True, exist_ok=True)
-  with contextlib.ExitStack() as stack:
-    mine = False
-    with contextlib.suppress(ConfigError):
-      stack.enter_context(lock.held(place, stale=job.stale, watch=False))
-      mine = True
-    yield mine
+class _Queue:
+  """What is left to do, as one worker sees it.
 
+  done: identities of cells with a whole result, whoever wrote it.
+  own: names of the batches of its shard.
+  compiled: groups whose program this worker has compiled.
+  taken: seeds of the latest look that was complete; -1 before the first one.
+  """
 
-def _is_held(job: Job, chunk: Chunk) -> bool:
-  place = job.folder / folder_lib.POPULATIONS / chunk.name
-  return (place / lock.NAME).exists()
+  def __init__(
+    self, job: Job, cells: Sequence[Cell], looks: Sequence[int]
+  ) -> None:
+    self.job, self.cells, self.looks = job, cells, looks
+    self.chunks = chunks(cells)
+    shard = job.shard
+    self.own = {chunk.name for chunk in self.chunks[shard.number :: shard.of]}
+    self.done: set[str] = set()
+    self.compiled: set[str] = set()
+    self.taken = -1
+
+  def pending(self) -> list[Chunk]:
+    """Batches that are not done, the one to begin with first."""
+    folder, screen = self.job.folder, self.job.screen
+    self.done |= {
+      cell.identity
+      for cell in self.cells
+      if cell.identity not in self.done and results_lib.is_done(folder, cell)
+    }
+    screen.cells(self.cells, self.done)
+    self._look()
+    found = [chunk for chunk in self.chunks if self._seeds(chunk.cells)]
+    busy = {chunk.group for chunk in found if is_held(folder, chunk)}
+    return sorted(found, key=lambda chunk: self._rank(chunk, busy))
+
+  def _rank(self, chunk: Chunk, busy: set[str]) -> tuple[int, ...]:
+    """Lower goes first.
+
+    First what the next look waits for. Then a batch whose program this worker
+    has compiled, then those that nobody compiles at this moment, then those of
+    its own shard.
+    """
+    first = min(self._seeds(chunk.cells))
+    looks_before = sum(seeds <= first for seeds in self.looks)
+    return (
+      looks_before,
+      chunk.group not in self.compiled,
+      chunk.group in busy,
+      chunk.name not in self.own,
+    )
+
+  def _seeds(self, cells: Sequence[Cell]) -> list[int]:
+    """Those of the cells that are not done."""
+    return [cell.seed for cell in cells if cell.identity not in self.done]
+
+  def _look(self) -> None:
+    """Write the tables of a look that has become complete."""
+    missing = min(self._seeds(self.cells), default=0)
+    reached = max((n for n in self.looks if n <= missing), default=0)
+    # A worker that begins with all planned cells done finds their tables.
+    if reached > max(self.taken, 0) and (
+      self.taken >= 0 or reached < self.looks[-1]
+    ):
+      take_look(self.job, reached)
+    self.taken = reached
 
 
 def run_chunk(job: Job, chunk: Chunk) -> bool:
   """Train what is not done of a batch, write results; False when stopped."""
-  place = job.folder / folder_lib.POPULATIONS / chunk.name
+  place = population(job.folder, chunk)
   pending = [
     cell for cell in chunk.cells if not results_lib.is_done(job.folder, cell)
   ]
@@ -295,25 +265,14 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
     for one in (probing, generating, viewing):
       one.look(step, n, weights)
 
-  devices = of_a_population(make_mesh(cells[0].config.mesh))
-  pairs = cells_lib.shared_pairs(job.study, devices[0].platform)
-  where = place_lib.on(devices, pairs=pairs)
-  in_turn = where.platform in MEMBERS
-  outcomes = replicas.train(
-    members,
-    corpus,
-    folder=place,
-    place=where,
-    room=chunk.room if in_turn else len(members),
-    workers=job.workers,
-    watcher=Watcher(
-      stop=job.stop,
-      evaluated=look,
-      cut_back=probing.cut_back,
-      progress=job.screen.steps,
-      say=job.screen.say,
-    ),
+  watcher = Watcher(
+    stop=job.stop,
+    evaluated=look,
+    cut_back=probing.cut_back,
+    progress=job.screen.steps,
+    say=job.screen.say,
   )
+  outcomes = _train(job, chunk, members, corpus, watcher)
   if outcomes is None:
     return False
   for n, cell in enumerate(cells):
@@ -326,6 +285,29 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
   # Who watches the lock has files of its own beside it.
   folder_lib.empty(place, keep=lock.NAME)
   return True
+
+
+def _train(
+  job: Job,
+  chunk: Chunk,
+  members: Sequence[Member],
+  corpus: Corpus,
+  watcher: Watcher,
+) -> list[Outcome] | None:
+  """Train members of a batch on the devices at hand; None when stopped."""
+  devices = of_a_population(make_mesh(members[0].config.mesh))
+  pairs = cells_lib.shared_pairs(job.study, devices[0].platform)
+  where = place_lib.on(devices, pairs=pairs)
+  in_turn = where.platform in MEMBERS
+  return replicas.train(
+    members,
+    corpus,
+    folder=population(job.folder, chunk),
+    place=where,
+    room=chunk.room if in_turn else len(members),
+    workers=job.workers,
+    watcher=watcher,
+  )
 
 
 def _trained_together(

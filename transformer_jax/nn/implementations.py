@@ -43,6 +43,7 @@ Attend = Callable[..., Array]
 # score that holds many numbers a pair loses earlier.
 NAIVE_NUMBERS = 1 << 24
 NAIVE_NUMBERS_WIDE = 1 << 20
+FORMULA = 'the formula'  # what `at` calls it
 
 
 class Served(NamedTuple):
@@ -344,7 +345,7 @@ def at(served: Served, config: ModelConfig, rows: int, T: int, S: int) -> str:
   if attend is fused_on_gpu and all(_cudnn_sites(config, rows, T, S)):
     return 'cuDNN'
   q, k, how = _shapes(config, rows, T, S)
-  return 'the formula' if is_small(q, k, how, **given) else 'blocks'
+  return FORMULA if is_small(q, k, how, **given) else 'blocks'
 
 
 def _cudnn_sites(
