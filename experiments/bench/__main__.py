@@ -17,8 +17,8 @@ cost       of every score and way to join positions: parameters, FLOPs, time
 all        one after the other
 
 What is compared runs in one process by turns; the figure is the median over
-the rounds. The table goes to stdout, progress to stderr. A machine that does
-something else meanwhile gives figures of nothing. The model is that of
+the rounds. The table goes to stdout, progress to stderr. On a machine that
+does something else meanwhile the figures say nothing. The model is that of
 --preset=tiny with dropout 0.1 and its layers unrolled, of `population` and
 `cost` the small one of the studies; fields are flags, as everywhere.
 """

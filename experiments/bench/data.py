@@ -1,9 +1,9 @@
 """Reading data: how soon a large corpus is open, how fast its batches come.
 
 The corpus is generated text, encoded once into the token cache. Then a fresh
-process with one core opens it and reads batches: nothing of what made the
-cache is in its memory, and JAX neither. Another one trains on it, a model of
-nothing, so that what is resident is due to the data and the loop.
+process with one core opens it and reads batches: its memory holds neither JAX
+nor anything that made the cache. Another one trains a model of almost no size,
+so that what is resident is due to the data and the loop.
 """
 
 import dataclasses

@@ -163,8 +163,8 @@ def build_folder(final: str, write: Callable[[str], None]) -> None:
   try:
     os.makedirs(unfinished)
     write(unfinished)
-    # Renamed before its content is on the disk, it could lose that content to
-    # a power cut, and keep its name.
+    # The content first: after a power cut a folder that was renamed sooner
+    # could have its name and no content.
     for file in os.listdir(unfinished):
       _sync(os.path.join(unfinished, file))
     _sync(unfinished)
@@ -180,7 +180,7 @@ def build_folder(final: str, write: Callable[[str], None]) -> None:
 
 
 def _sync(path: str) -> None:
-  """See a file, or the names in a folder, to the disk."""
+  """Returns when a file, or the names in a folder, are on the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -196,7 +196,7 @@ def _rename(unfinished: str, final: str) -> None:
   try:
     os.rename(unfinished, final)
   except OSError:
-    # Another process was first; its content is the same by its name.
+    # Another process was first; under the same name it has the same content.
     if not os.path.isdir(final):
       raise
 

@@ -244,10 +244,7 @@ class EndlessPairs:
     self.longest = source + 1, target + 1
 
   def ids(self, seed: int, first: int, rows: int) -> np.ndarray:
-    """Ids of `rows` rows from `first` on; no two seeds share an id.
-
-    Of seeds up to 2^22, that is: beyond, they begin again.
-    """
+    """Ids of `rows` rows from `first` on; no two seeds below 2^22 share one."""
     start = seed % (1 << 22) * _SEED_STRIDE + first
     return np.arange(start, start + rows, dtype=np.int64)
 

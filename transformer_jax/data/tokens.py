@@ -15,8 +15,8 @@ from transformer_jax.data.text import one_line
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = ('<pad>', '<s>', '</s>', '<unk>')
 
-# Rarer characters are spelled as bytes, which nothing can fall out of: the
-# vocabulary is not spent on characters that were seen once.
+# Rarer characters are spelled as bytes: nothing is unknown, and the vocabulary
+# is not spent on characters that were seen once.
 CHARACTER_COVERAGE = 0.9999
 
 

@@ -148,8 +148,8 @@ def _merge(
 def _busy_B(beam: _Beam, most_B: Array, enough: Array | int) -> Array:
   """Where a live hypothesis may still enter what is kept, if one is wanted.
 
-  Log-probabilities only fall, and are negative: at best the likeliest one goes
-  on for nothing to where the penalty divides it by the most, most_B.
+  A log-probability is negative and only falls. So the best that can come is the
+  likeliest of now, unchanged, over most_B, the largest penalty.
   """
   bound_B = jnp.max(beam.log_probs_BK, axis=1) / most_B
   return (bound_B > beam.found.scores_BK[:, -1]) & (beam.ended_B < enough)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
   from transformer_jax.training.state import Alone
 
 # What may differ from the run's own config: how to decode, and where this
-# machine keeps its files. By what program attention was computed in training
-# may not run here: it is `auto` anew, or what is named.
+# machine keeps its files. The program that computed attention in training may
+# not run here: it is `auto` anew, or what is named.
 ATTENTION = 'model.attention_implementation'
 PATIENCE = 'train.step_timeout_seconds'
 FREE = ('decode.', 'mesh.', 'data.cache_dir', 'data.tfds_dir')
@@ -65,7 +65,7 @@ def config_of(options: types.SimpleNamespace) -> Config:
   # A run on one device is decoded on one, others by rows on all there are.
   sizes = dataclasses.astuple(config.mesh)
   mesh = config.mesh if sizes == (1,) * len(sizes) else MeshConfig()
-  # What was patience enough for a step need not be for a search's compiler.
+  # The compiler of a search may need longer than a step of training may take.
   usual = {ATTENTION: 'auto', PATIENCE: FIELDS[PATIENCE].default}
   config = override(config, usual)
   return dataclasses.replace(config, mesh=mesh)
@@ -77,8 +77,8 @@ def watched(
 ) -> Iterator[Callable[[], None]]:
   """`check`, each call of which tells a watchdog that work goes on.
 
-  One that is silent for train.step_timeout_seconds leaves, as in training; a
-  batch that is compiled first counts as silence.
+  A process without a call for train.step_timeout_seconds leaves, as in
+  training; the time to compile for a batch counts.
   """
   with Watchdog(run.config.train.step_timeout_seconds) as watchdog:
     yield watchdog.hears(check)
@@ -154,8 +154,8 @@ def load_run(workdir: str, config: Config) -> Run:
 def _steps(checkpoints: Any, config: Config) -> list[int]:
   """Whole steps to average, newest first.
 
-  One that is kept only for its metric can lie far back: it is the first of
-  them or none.
+  A step that is kept only for its metric can lie far back: it is averaged only
+  where it is the first of them.
   """
   last = {'latest': checkpoints.latest, 'best': checkpoints.best}
   chosen = last[config.decode.checkpoint]()

@@ -118,7 +118,7 @@ def translate_sentences(
 ) -> Translations:
   """Translates every sentence, whatever its length.
 
-  A sentence of nothing becomes one of nothing, and the model never sees it.
+  An empty sentence stays empty; the model never sees it.
 
   Args:
     model: an encoder-decoder.
@@ -140,8 +140,8 @@ def translate_sentences(
   found = [[Translation('', 0.0, 0.0)] for _ in rows]
   waiting = [i for i, row in enumerate(rows) if row]
   total, done, useful, spent = len(waiting), 0, 0, 0
-  # Few sentences need a cache as long as they are allowed to become: those
-  # are done again.
+  # Few sentences become as long as they may. The cache is for the usual length
+  # first; those that need more are done again.
   for extent in (_usual_length, _largest_length):
     groups = group_by_length(
       [len(rows[i]) + 1 for i in waiting],

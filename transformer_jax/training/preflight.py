@@ -53,7 +53,7 @@ def topology_devices(name: str) -> list[Any]:
   # that there is none.
   for variable, value in {
     'TPU_SKIP_MDS_QUERY': '1',
-    # Nothing is run: two that compile at once are in nobody's way.
+    # Nothing is run: two processes may compile at once.
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
     'TPU_WORKER_HOSTNAMES': 'localhost',
     'TPU_ACCELERATOR_TYPE': 'v5litepod-4',

@@ -195,7 +195,7 @@ class _Run:
     return members
 
   def cut_back(self, n: int, step: int) -> str:
-    """Forget what a member wrote after a step; what it lost of before, or ''.
+    """Forget what a member wrote after a step; the file that lacks some, or ''.
 
     Args:
       n: its number in this population.
@@ -241,7 +241,7 @@ class _Run:
       begun = time.monotonic()
       shape = self.part.plan.shape(step)
       if shape not in shapes:
-        # Compiled alone: what runs meanwhile could not be timed.
+        # Compiled while nothing runs, whose time would be lost.
         self.read(pending)
         pending, shapes = None, shapes | {shape}
         begun += self.seconds_to_compile(shape)
@@ -256,7 +256,8 @@ class _Run:
       if due or last or stopping or saving or not self.timed:
         self.read(pending)
         pending = None
-      # Of the steps alone: what is read has ended, what looks comes after.
+      # Of the steps alone: they have ended where they are read, and what looks
+      # at them comes after.
       self.time(begun, count)
       if due or last:
         self.evaluate(step, members)

@@ -192,7 +192,7 @@ def _backward(program, saved, cotangent_BTHE):
   own = jax.lax.axis_index(AXIS)
 
   def part(shard, place):
-    """What the keys of device `place` have in the gradient; float32."""
+    """What the keys of device `place` add to the gradient; float32."""
     found = blockwise.gradients(
       form,
       *_at(shard, given, place),

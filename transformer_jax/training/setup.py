@@ -296,7 +296,7 @@ def admitted_steps(
 
 
 def forget(run: Run) -> None:
-  """A refused run that has saved nothing does not stand in another's way."""
+  """A refused run that has saved nothing leaves the folder to others."""
   if hosts.first() and not run.checkpoints.begun():
     (run.folder / 'config.json').unlink(missing_ok=True)
     if run.learned:

@@ -106,8 +106,8 @@ def letters_of(path: tuple[Any, ...], rank: int) -> str:
 def _kept(primitive: Any, *_: Any, **params: Any) -> bool:
   """What of a layer is kept for its backward pass when parameters are cut up.
 
-  Not what was gathered, nor casts of it: kept, the whole parameters of all
-  layers would lie on every device at once. They are gathered again.
+  Not the gathered parameters, nor casts of them: with these kept, the whole
+  parameters of all layers would lie on every device. They are gathered again.
   """
   inner = params.get('call_jaxpr')
   names = [e.primitive.name for e in inner.jaxpr.eqns] if inner else []
@@ -193,8 +193,8 @@ class Layout(Alone):
   ) -> LossSums:
     """`batch_cross_entropy` of the rows of each device, summed over all.
 
-    Each device goes through its own tokens in parts; by themselves the parts
-    of the whole batch would be gathered one after the other.
+    Each device goes through its own tokens in parts. Left to XLA, the parts of
+    the whole batch would be gathered one after the other.
     """
     spread = tuple(a for a in (*ROWS, 'sequence') if self.mesh.shape[a] > 1)
     if not spread:
@@ -252,7 +252,7 @@ class Layout(Alone):
     return jax.tree.map(one, batch)
 
   def padded(self, rows: int, columns: int, parts: int = 1) -> tuple[int, int]:
-    """The size of a batch [B, T] of whose parts the mesh divides each."""
+    """The size of a padded batch [B, T]: the mesh divides each of its parts."""
     more = -columns % self.mesh.shape['sequence']
     return parts * self.rows(rows // parts), columns + more
 
@@ -272,8 +272,8 @@ class Layout(Alone):
   def to_decode(self, params: Any) -> Any:
     """Parameters of all layers, whole along `fsdp`.
 
-    A token takes every layer once: gathered for each, they would go over the
-    network once a token.
+    Every token goes through every layer: gathered in each, the parameters would
+    cross the network once a token.
     """
 
     def one(path, leaf):
