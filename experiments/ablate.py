@@ -5,12 +5,13 @@
   python -m experiments.ablate --study=positions --workdir=runs/multi30k \\
     --preset=tiny --train.steps=2000 --data.source=files:multi30k
 
-A field given as a flag holds for all arms; one that the arms vary is refused,
-and of a preset left out. The same command starts, resumes, shares the work with
-other workers on the same folder, and finds it done. More seeds later train only
-those; beyond the number that was planned they are exploratory. Worker i of n,
-`--shard=i/n`, begins with its own part and then helps with what is left; each
-that is there at the end prints the verdicts and writes the report.
+A field given as a flag holds for all arms. A field that the arms vary is
+refused as a flag, and left out of a preset. The same command starts, resumes,
+shares the work with other workers on the same folder, and finds it done. More
+seeds later train only the new ones; seeds beyond the planned number are
+exploratory. Worker i of n, `--shard=i/n`, begins with its own part and then
+helps with what is left. Every worker that is there at the end prints the
+verdicts and writes the report.
 
 Exit codes: 0 finished; 2 something to be corrected first; 75 stopped by
 SIGTERM, SIGUSR1 or Ctrl-C and saved, run the same command again; a second
@@ -38,10 +39,13 @@ DEFAULT = 'paper'  # the study of `make ablation`
 EXTRA = (
   flags.Flag('study', str, DEFAULT, 'what is asked; list shows them'),
   flags.Flag('workdir', str, '', 'folder of the study'),
-  flags.Flag('seeds', int, 0, 'runs of each arm; those planned by default'),
+  flags.Flag('seeds', int, 0, 'runs of each arm; by default those planned'),
   flags.Flag('shard', str, '', 'i/n: worker i of n, from 0'),
   flags.Flag(
-    'tune', bool, True, 'let arms choose learning rates, where a study says so'
+    'tune',
+    bool,
+    True,
+    'choose a learning rate for each arm, where the study says so',
   ),
   flags.Flag(
     'threshold',
@@ -168,8 +172,8 @@ def helpers(workers: int, stop: Callable[[], Any]) -> Iterator[None]:
   try:
     yield
   finally:
-    # Those that are ready leave by themselves; after a signal, or an error
-    # here, they save and leave, also if a Ctrl-C has reached them before.
+    # Workers that are done leave by themselves. After a signal, or an error
+    # here, they are told to save and leave, even after a Ctrl-C.
     if stop() or sys.exc_info()[0] is not None:
       for other in others:
         other.terminate()
@@ -178,7 +182,7 @@ def helpers(workers: int, stop: Callable[[], Any]) -> Iterator[None]:
 
 
 def help_with(number: int) -> NoReturn:
-  """What a helper does: its part, without a word and without the report."""
+  """What a helper does: its part, in silence and without the report."""
 
   def own(config: Config, options: types.SimpleNamespace) -> int:
     return main(config, options, helper=number)
@@ -211,7 +215,7 @@ def check(options: types.SimpleNamespace) -> None:
 
 
 def left_out(declared, study, options: types.SimpleNamespace) -> list[str]:
-  """What of the declaration or of the preset does not count, line by line.
+  """Lines that say what of the declaration or the preset is left out.
 
   Args:
     declared: as its module has it.
@@ -323,7 +327,7 @@ def main(
 
 
 def conclude(folder: pathlib.Path) -> None:
-  """The verdicts, and the report of a finished study."""
+  """Print the verdicts of a finished study and write its report."""
   from transformer_jax.ablation import declaration, report, stats
   from transformer_jax.ablation import results as results_lib
   from transformer_jax.ablation.screen import verdict

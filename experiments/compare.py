@@ -4,8 +4,9 @@
 
 Difference of W minus V in loss (nats a token, where both have one vocabulary)
 and in BLEU of the translations, with a 95 % interval of the paired bootstrap
-over sentences. That is about these two checkpoints. Whether one way of making
-them is better than the other is asked over seeds: `experiments.ablate`.
+over sentences. The interval is about these two checkpoints only. Whether one
+way of training is better than another is asked over seeds:
+`experiments.ablate`.
 """
 
 import json

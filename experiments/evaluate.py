@@ -4,9 +4,9 @@
     python -m experiments.evaluate --workdir=W --source=FILE --reference=FILE
 
 Loss, perplexity and accuracy are those of the references by teacher forcing,
-in nats a token without label smoothing; `exact` is the share of references
-that were the likeliest in every token, `exact_translations` that of
-translations that are their reference. BLEU and chrF are of the translations,
+in nats a token without label smoothing. `exact` is the share of references
+whose every token was the likeliest, `exact_translations` the share of
+translations that equal their reference. BLEU and chrF are of the translations,
 with sacrebleu's signatures; `length_ratio` is their tokens over those of the
 references. Text that is already tokenised (data.text=pretokenized) is scored as
 it stands, under the names tokenized_bleu and tokenized_chrf.
@@ -43,7 +43,7 @@ Pairs = Sequence[tuple[str, str]]
 
 EXTRA = (
   flags.Flag('workdir', str, '', "the run's folder", required=True),
-  flags.Flag('split', str, '', 'of the data; data.test_split by default'),
+  flags.Flag('split', str, '', 'split of the data; data.test_split by default'),
   flags.Flag('source', str, '', 'file to translate, instead of a split'),
   flags.Flag('reference', str, '', 'file with its translation, by line'),
   flags.Flag(
@@ -123,7 +123,7 @@ def chosen_pairs(
 def scored(
   run: restore.Run, pairs: Pairs, check: Callable[[], None]
 ) -> list['PairScore']:
-  """Of each pair what the model makes of the reference."""
+  """How well the model predicts the reference of each pair."""
   from transformer_jax.inference.evaluate import score_pairs
 
   with restore.watched(run, check) as alive:
@@ -189,7 +189,7 @@ def scores(
   references = [reference for _, reference in pairs]
   data, tokenize = run.config.data, options.tokenize
   text = data.text
-  # Asked for nothing, to hear of a tokenizer that is missing before the work.
+  # Of nothing, so that a missing tokenizer is told before the work.
   evaluate.bleu([''], [''], text=text, tokenize=tokenize)
   forced = evaluate.scores_of_pairs(scored(run, pairs, check))
   hosts.say(f'loss {forced.loss:.4f}, accuracy {forced.accuracy:.4f}')
@@ -250,8 +250,11 @@ def main(config: Config, options: types.SimpleNamespace) -> None:
 
 @contextlib.contextmanager
 def prepared(options: types.SimpleNamespace) -> Iterator[Callable[[], None]]:
-  """All processes together, left when a signal comes; errors of the system
-  are a line. The check is for between batches."""
+  """Joins all processes; yields a check to be called between batches.
+
+  The program leaves when a signal comes. An error of the system becomes one
+  line.
+  """
   try:
     with peers.watched(), leave_on_signal() as check, hosts.first_speaks():
       yield check

@@ -2,10 +2,10 @@
 
   python -m experiments.power --workdir=runs/pilot [--difference=0.05]
 
-Reads a finished study. The spread of a few seeds is itself uncertain, so its
-upper limit (80 % confidence) is planned with. Without a difference each
-comparison's margin is taken, where it has one. Where a run diverged, or an
-arm falls into two groups, no spread plans for more: ranks decide.
+Reads a finished study. The spread of a few seeds is itself uncertain, so the
+plan takes its upper limit (80 % confidence). Without --difference the margin of
+each comparison is taken, where it has one. Where a run diverged, or an arm
+falls into two groups, ranks decide and the spread is not used.
 """
 
 import types

@@ -1,4 +1,4 @@
-"""Will it fit, and how fast can it be: before the devices are asked for.
+"""Whether a run fits and how fast it can be, before devices are asked for.
 
     python -m experiments.preflight --preset=big --topology=v5e:8x8 \\
       --mesh.fsdp=8 --model.compute_dtype=bfloat16 --data.max_tokens=200000

@@ -2,8 +2,8 @@
 
     python -m experiments.prepare --data.source=... --data.pair=en-de
 
-Training does the same for itself, except that it never downloads. Run again,
-this finds everything done and only prints.
+Training does the same by itself, but it never downloads. Run a second time,
+this program finds everything done and only prints.
 """
 
 import types

@@ -24,8 +24,8 @@ SMALL: dict[str, int | float | str] = {
   'data.max_tokens': 288,
   'data.buckets': 1,
   'data.batches_per_run': 10,
-  # Before the baseline is at its ceiling, where arms cannot be told apart:
-  # eighty steps later it is right at 99 of 100 symbols.
+  # The run ends before the baseline is at its ceiling, where arms cannot be
+  # told apart: eighty steps later it has 99 of 100 symbols right.
   'train.steps': 120,
   'train.log_every': 20,
   'train.evaluate_every': 20,
@@ -43,8 +43,8 @@ TUNING_WARMUP = LearningRates(
   rates=TUNING.rates, warmups=(20, 100), seeds=TUNING.seeds
 )
 
-# Why an arm does not learn, if it does not: of all probes those that the
-# default study draws. Others take all of them.
+# Probes that show why an arm does not learn. The default study takes these,
+# `scaling` and `sites` take all probes.
 SOFTMAX_PROBES = (
   'score_variance',
   'entropy',

@@ -7,8 +7,8 @@ One line in, one line out, in order; an empty line stays empty. With
 
     LINE ||| HYPOTHESIS ||| SCORE
 
-LINE counts from 1; SCORE is the log-probability over the length penalty, and
-without a penalty for samples. With --score a line in is SOURCE, a tab and
+LINE counts from 1; SCORE is the log-probability over the length penalty;
+samples have no penalty. With --score a line in is SOURCE, a tab and
 TARGET, and a line out is the target's log-probability in nats, a tab and the
 same per token (the end of the sentence is a token).
 """

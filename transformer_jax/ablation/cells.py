@@ -38,11 +38,11 @@ class Cell:
   def identity(self) -> str:
     """The hash of all that its result depends on.
 
-    Of the config only what differs from the defaults, so that a new axis
-    leaves old results valid; of a choice from outside also its file. The
-    variant belongs to it: two arms of one config (a twin) are two runs. The
-    phase does not: where tuning chooses the paper's own recipe, the run is
-    there already.
+    It covers the fields of the config that differ from the defaults, so that a
+    new axis leaves old results valid, and the file of a choice that a plugin
+    adds. It covers the variant: two arms of one config (a twin) are two runs.
+    It leaves out the phase: where tuning chooses the paper's own recipe, the
+    run is there already.
     """
     parts = [self.variant, deviations(self.config)]
     if used := plugins.used(self.config):
@@ -71,7 +71,7 @@ def shared_pairs(study: Study, platform: str) -> int:
 
 
 def computed_by(study: Study, where: str) -> str:
-  """What computes attention of the arms, and why; where: the platform."""
+  """A line: what computes attention of the arms on a platform, and why."""
   from transformer_jax.nn import implementations
 
   said = 'attention in training, of every arm: '
@@ -98,7 +98,7 @@ def computed_by(study: Study, where: str) -> str:
 def model_of(
   study: Study, config: Config, vocabularies: 'Vocabularies'
 ) -> 'Transformer':
-  """That of a run, whose attention is computed as in all arms."""
+  """The model of a run; its attention is computed as in all other arms."""
   import jax
 
   from transformer_jax.nn import implementations
@@ -157,7 +157,7 @@ def cells(
 
 
 def data_of(study: Study, one: Cell) -> str:
-  """What tells its data from that of other arms; '' where all share it."""
+  """Its values of data fields that arms vary; '' where all share the data."""
   varied = {path for arm in study.arms for path in arm.overrides}
   return ', '.join(
     f'{path}={getattr(one.config.data, path.removeprefix("data."))}'

@@ -28,7 +28,7 @@ FEWEST_TUNING_SEEDS = 3
 # Axes that change how large the first steps are, so that the best rate of an
 # arm depends on its warmup: their names begin so.
 WARMUP_MATTERS = ('model.scale', 'model.norm', 'model.residual')
-# Of a run by itself: what no run of a study reads, and why.
+# Fields of a single run that no run of a study reads, and why.
 _ONE_CHECKPOINT = 'it keeps one checkpoint, to go on from'
 UNREAD = {
   'train.keep_latest': _ONE_CHECKPOINT,
@@ -90,11 +90,11 @@ def unread(path: str) -> str:
 
 
 def taken(study: Study, values: Overrides, given: Iterable[str]) -> Overrides:
-  """Of a preset and the user's flags what the study has a use for.
+  """The values of a preset and of the user's flags that the study can use.
 
-  A preset is of a run by itself: of its fields those that the arms vary are
-  the study's, and those that its runs do not read are nobody's. What the user
-  gave stays, to be refused.
+  A preset is written for a single run: fields that the arms vary, and fields
+  that no run of the study reads, are dropped. What the user gave stays, so that
+  it is refused.
   """
   own = set(study.axes) | {'train.patience', 'train.evaluate_bleu'}
   given = set(given)
@@ -237,7 +237,7 @@ def _check_seeds(study: Study) -> None:
 
 
 def doubts(study: Study) -> list[str]:
-  """What a reader of its verdicts should know; no reason not to run it."""
+  """Warnings for readers of its verdicts; the study can still be run."""
   moved = [path for path in study.axes if path.startswith(WARMUP_MATTERS)]
   if not moved:
     return []
@@ -272,8 +272,8 @@ def check_apart(study: Study, seeds: int) -> None:
 def with_overrides(study: Study, values: Overrides) -> Study:
   """The same study with these fields changed in all arms.
 
-  On other data it goes without the scores, comparisons and views that only its
-  own data can give.
+  On other data, scores, comparisons and views that only the study's own data
+  can give are left out.
 
   Raises:
     ConfigError: a field that is an axis of the study, or its seed.

@@ -1,7 +1,6 @@
 """From the results of a study to the rows of summary.json.
 
-Made from result files only: whoever makes it, from whatever workers' files,
-makes the same rows.
+It is made from result files only, so every worker makes the same rows.
 """
 
 import math
@@ -117,7 +116,7 @@ def comparisons(study: Study, *, steps: bool) -> list[Primary]:
 
   Args:
     study: with its arms and scores.
-    steps: to the threshold among the metrics.
+    steps: whether steps to the threshold are among the metrics.
   """
   found = list(study.primary)
   have = {(one.variant, one.baseline, one.metric) for one in found}
@@ -150,8 +149,8 @@ def insensitive(study: Study, runs: Runs, seeds: Sequence[int]) -> str:
     float(np.nan_to_num(values(runs.of(name, seeds), 'accuracy')).mean())
     for name in sorted(baselines)
   ]
-  # By what is judged: a loss can tell apart what a score cannot. Of times to
-  # a threshold that is the loss.
+  # The control is compared by the metrics that are judged: a loss can tell
+  # apart what a score cannot. For steps to a threshold the loss is taken.
   judged = {
     one.metric if one.metric in AT_LAST_STEP + tuple(FREE_RUNNING) else 'loss'
     for one in study.primary
@@ -192,7 +191,7 @@ def insensitive(study: Study, runs: Runs, seeds: Sequence[int]) -> str:
 def _rows(
   study: Study, runs: Runs, phase: Phase, seeds: Sequence[int], *, planned: bool
 ) -> list[dict[str, Any]]:
-  """Rows of one phase; not planned: intervals, no verdict."""
+  """Rows of one phase; only intervals, no verdict, unless `planned`."""
   alpha = _alpha(study, len(seeds)) if planned else None
   asked = comparisons(study, steps=anyone_there(study, runs, seeds))
   declared = set(map(id, study.primary))
@@ -233,10 +232,11 @@ def _rows(
 def summary(study: Study, results: Sequence[Result]) -> list[dict[str, Any]]:
   """All comparisons: by the paper's recipe, then tuned.
 
-  With the seeds of the latest look that is complete, whatever of the next is
-  there already; before the first look with those that there are, and without
-  verdicts. With all of them once more where some were not planned, marked
-  exploratory. Seeds that an arm still lacks are left out for all.
+  They count the seeds of the latest complete look, even where runs of the next
+  look are done. Before the first look they count all seeds that are there, and
+  give no verdict. Where seeds were run that were not planned, all comparisons
+  follow once more, over all seeds and marked exploratory. A seed that one arm
+  still lacks is left out for all arms.
   """
   rows = []
   phases: tuple[Phase, ...] = ('paper', 'tuned')

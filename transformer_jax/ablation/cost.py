@@ -1,13 +1,16 @@
 """What a variant costs: parameters, FLOPs, memory and time.
 
-FLOPs come three ways. The formula counts matrix products by hand, so that a
-reader can follow them. `products.flops` counts those of the step as it was
-written, scans multiplied out: the two agree, but for what blocks compute again,
-each tile of scores in the backward pass, which is no part of the formula. XLA
-counts a compiled step without loops (of a loop it takes the body once): layers
-written out, attention by the formula, whatever serves it. It counts what is no
-matrix product as well: exponentials aside, each operation on each number of
-softmax, norms, dropout, the loss and Adam.
+FLOPs are counted in three ways:
+
+- The formula counts matrix products by hand, so that a reader can follow it.
+- `products.flops` counts the matrix products of the step as it was written; the
+  body of a scan counts once for each turn. It agrees with the formula, except
+  where attention runs in blocks: these compute each tile of scores again in the
+  backward pass, which the formula leaves out.
+- XLA counts all operations of a compiled step: besides products also each
+  operation, but exponentials, on each number of softmax, norms, dropout, the
+  loss and Adam. It counts the body of a loop once only. So it counts a step
+  without loops: layers written out, attention by the formula.
 """
 
 import dataclasses
@@ -54,7 +57,7 @@ PARTS = {
 
 
 class Shape(NamedTuple):
-  """Of a training batch, and of the vocabularies."""
+  """Sizes of a training batch and of the vocabularies."""
 
   rows: int
   source_length: int
@@ -68,12 +71,12 @@ class Shape(NamedTuple):
 
 
 class Cost(NamedTuple):
-  """Of one variant on one shape of batch, on this machine.
+  """What one variant costs on one shape of batch, on this machine.
 
   parameters: numbers by part: embeddings, positions, attention, feed_forward,
     norms.
-  flops_per_token: of a training step's matrix products, by formula, a target
-    token.
+  flops_per_token: of the matrix products of a training step, for each target
+    token, by the formula.
   xla_flops_per_token: XLA's count of all operations, layers written out and
     attention by the formula.
   peak_memory: bytes at the step's worst moment, as compiled.
@@ -140,7 +143,7 @@ def of(
 
 
 def new_model(config: Config, shape: Shape, *, pairs: int = 0) -> Transformer:
-  """Of one variant; pairs: as in `of`."""
+  """The model of one variant; pairs: as in `of`."""
   platform = jax.local_devices()[0].platform
   return Transformer(
     config.model,
@@ -200,11 +203,10 @@ def xla_flops(
 ) -> float:
   """XLA's count of a training step without loops, attention by the formula.
 
-  Of `compiled`, the step of `model` as it is, where that loops over neither
-  layers, parts of the batch nor tiles of scores; else of one that is compiled
-  for this and never run. A body that runs once is counted as often as it runs.
-  The chunks of the loss stay a loop: with more than one (`loss_chunk`) the
-  others are missing here.
+  `compiled` is the step of `model`. Where it loops over neither layers, parts
+  of the batch nor tiles of scores, it is counted itself; else a step without
+  these loops is compiled only to be counted. The loop over chunks of the loss
+  stays: of several chunks (`loss_chunk`) one is counted.
   """
   written_out = config.model.layers == 1 or config.model.layer_loop == 'unroll'
   whole_batch = config.optim.accumulate == 1
@@ -240,8 +242,8 @@ def decoding_rate(
 ) -> float:
   """Target tokens a second of greedy decoding with the cache, all rows at once.
 
-  To the batch's target length, whatever ends before: an untrained model's
-  sentences end anywhere.
+  Each sentence is decoded to the batch's target length, even where it ends
+  before: sentences of an untrained model end anywhere.
   """
   rows, length = batch.target_BT.shape
   stepper = ModelStepper(model)

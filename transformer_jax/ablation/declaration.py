@@ -39,11 +39,11 @@ def declare(
   Args:
     folder: of the study; exists.
     study: checked, with the user's overrides.
-    seeds: asked for, None for those planned. They are the plan of a new
-      folder; on one that is there, more than planned are exploratory.
-    overrides: those of the user, to be repeated in commands; None: unknown.
-    tune: false where the user took the tuning away, for commands as well.
-    threshold: 0, or that which the user gave the study, for commands as well.
+    seeds: asked for; None: those of the study. A new folder plans these. In a
+      folder that exists, seeds beyond its plan are exploratory.
+    overrides: those of the user; None: unknown. Commands repeat them.
+    tune: false where the user gave --tune=false. Commands repeat it.
+    threshold: what the user gave, 0 for none. Commands repeat it.
 
   Raises:
     ConfigError: the folder is of another study.
@@ -106,11 +106,11 @@ def read_study(folder: str | os.PathLike[str]) -> Study:
 
 
 def command(folder: str | os.PathLike[str], study: Study) -> str:
-  """What starts this very study: its seeds as planned, its overrides.
+  """The command that repeats this study: its planned seeds and its overrides.
 
-  A folder that does not say what the user overrode repeats all that the arms
-  share. What it says is repeated whole: a field that only controls of equal
-  size vary is the user's to set.
+  Every override is repeated that the folder says the user gave, also of a field
+  that only controls of equal size vary. Of a folder that does not say so, every
+  field is repeated that all arms share.
   """
   path = pathlib.Path(folder).expanduser()
   body = read_json(path / STUDY)
@@ -132,12 +132,12 @@ def command(folder: str | os.PathLike[str], study: Study) -> str:
 def admit_data(
   folder: pathlib.Path, arms: str, prints: Mapping[str, str]
 ) -> None:
-  """Write down the data of a study where it is new; refuse other data.
+  """Write down the data of a new study; refuse other data in an old one.
 
   Args:
     folder: of the study.
     arms: which arms share this data, from `cells.data_of`.
-    prints: {'training': ..., 'test': ...}, of their content; the first holds
+    prints: {'training': hash, 'test': hash} of the content. 'training' covers
       validation and vocabulary too.
 
   Raises:
@@ -167,6 +167,6 @@ def _data(path: pathlib.Path) -> dict[str, str]:
 
 
 def read_data(folder: pathlib.Path) -> list[dict[str, str]]:
-  """What `admit_data` has written, by arms; empty in a folder of before."""
+  """What `admit_data` has written, by arms; empty in an older folder."""
   found = [_data(path) for path in (folder / DATA).glob('*.json')]
   return sorted(found, key=lambda one: one['arms'])

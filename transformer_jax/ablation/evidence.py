@@ -1,19 +1,21 @@
-"""Runs of two arms to evidence, and evidence to a word (pure).
+"""From runs of two arms to evidence, and from evidence to a verdict (pure).
 
-Everything here takes leading axes of independent studies: the simulations
-that test the error rates run these very functions, ten thousand at a time.
+All functions take leading axes of independent studies: the simulations that
+test the error rates call these same functions, ten thousand studies at a time.
 
-What they found, over 3 to 10 seeds with arms correlated in pairs. Arms that do
-not differ, normal, t(3) or in two groups: better or worse in 2.9 to 5.5 % of
-studies, and intervals cover 94.5 to 97.1 %. In that an interval which ranks
-leave unbounded (a quarter of those of 5 seeds in two groups) counts as one
-that covers. Arms in two groups that pass for one are covered in 92 to 97 %.
+What the simulations found, with 3 to 10 seeds and arms correlated in pairs:
+where arms do not differ (normal, t(3) or in two groups), 2.9 to 5.5 % of
+studies say better or worse, and 94.5 to 97.1 % of intervals cover the true
+difference. An interval that ranks leave unbounded counts as covering; with 5
+seeds in two groups a quarter of them are unbounded. Where arms in two groups
+are taken for one group, 92 to 97 % of intervals cover.
 
-Where it fails: differences with one long tail. Log-normal ones (sigma 1) are
-covered in 82 to 84 % of studies at 3 to 10 seeds, those with sigma 0.5 in 91
-to 93 %: the mean sits in a tail that few seeds show, and no interval from
-them can know. Nothing is repaired silently. Where the tail is runs that
-failed, mark them as diverged or let them form a group: then ranks decide.
+The intervals fail where differences have one long tail. Of log-normal
+differences with 3 to 10 seeds, 82 to 84 % are covered at sigma 1, and 91 to
+93 % at sigma 0.5: the mean depends on a tail that few seeds show, and no
+interval from these seeds can know it. Nothing is corrected for that. Where the
+tail consists of failed runs, mark them as diverged, or let them form a group:
+then ranks decide.
 """
 
 from typing import NamedTuple
@@ -96,7 +98,7 @@ def judge(
   *,
   alpha: float = 0.05,
 ) -> NDArray[np.str_]:
-  """The word for a comparison that has its evidence, [...].
+  """The verdict on a comparison, from its evidence: [...].
 
   Equivalent goes first: the margin says what matters, so a difference that is
   real and inside it is still equivalent.

@@ -67,7 +67,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def empty(place: pathlib.Path, *, keep: str) -> None:
-  """Away with all in a folder but names that begin with `keep`."""
+  """Delete all that a folder holds, but names that begin with `keep`."""
   for path in place.iterdir():
     if path.name.startswith(keep):
       continue
@@ -78,5 +78,5 @@ def empty(place: pathlib.Path, *, keep: str) -> None:
 
 
 def outside(used: dict[str, str]) -> dict[str, dict[str, str]]:
-  """What a record says of choices from outside; nothing where there is none."""
+  """What a record says of the choices that plugins add; {} without any."""
   return {'plugins': used} if used else {}

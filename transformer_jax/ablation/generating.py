@@ -1,7 +1,7 @@
-"""What a run does by itself at its last step: it writes, and where it looks.
+"""What a run does by itself at its last step: what it writes, where it looks.
 
-Teacher forcing shows each next token the right ones before it. Here the model
-reads its own: the only score that a leak from the future cannot flatter.
+With teacher forcing the model reads the right tokens before each next one. Here
+it reads its own tokens: so a leak from the future cannot make the score better.
 """
 
 import json
@@ -69,7 +69,7 @@ class Generating:
     self.pairs = corpus.references(split)[:WRITTEN]
 
   def look(self, step: int, n: int, weights: Any) -> None:
-    """To the member's folder, if it is the last step."""
+    """Write scores and maps to the member's folder, if it is the last step."""
     member = self.members[n]
     config = member.config
     if step != config.train.steps:

@@ -86,7 +86,8 @@ def knock_out(
 ) -> dict[str, np.ndarray]:
   """{site: [N, H]}, by how much the loss rises without a head.
 
-  What the head hands to W_O is zero, of every token; nothing is trained again.
+  The output of the head is set to zero for every token, before W_O. Nothing is
+  trained again.
   The loss is that of the references, nats a token, without smoothing.
   """
   N, H = config.model.layers, config.model.heads

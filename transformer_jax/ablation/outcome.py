@@ -1,4 +1,4 @@
-"""What a finished run has to say: the numbers of its result.json."""
+"""The numbers of a finished run: what its result.json says."""
 
 import functools
 import math

@@ -1,14 +1,15 @@
 """Tests and intervals for differences that are paired by seed (pure).
 
 Every function takes differences [..., R], one per seed, variant minus
-baseline; leading axes are independent studies, so that ten thousand simulated
-ones run through the very code that judges a real one.
+baseline. Leading axes are independent studies: the code that judges a real
+study also judges ten thousand simulated ones.
 
-A test is its two tails: `greater` is the p-value against "the centre is at
+A test gives two tails: `greater` is the p-value against "the centre is at
 most `center`", `less` against "at least `center`". Two-sided p, equivalence
 and, by inversion, the interval follow from them.
 
-No bootstrap over seeds: of 5 seeds, a 95 % percentile interval covers 84 %.
+There is no bootstrap over seeds: with 5 seeds a 95 % percentile interval covers
+only 84 %.
 """
 
 from functools import lru_cache
@@ -92,8 +93,8 @@ def t_tails(difference_R: ArrayLike, *, center: float = 0.0) -> Tails:
 
     t = (mean - center) / (s / sqrt(R)), R - 1 degrees of freedom
 
-  Differences that are all alike have no spread to divide by. A metric that
-  counts (exact match) does that by chance, so they go to `flip_tails`.
+  Differences that are all equal have no spread to divide by. With a metric that
+  counts (exact match) this happens by chance. `flip_tails` takes these.
 
   Args:
     difference_R: [..., R], at least 2 seeds, in the metric's unit.
@@ -154,7 +155,7 @@ def _subsets(seeds: int) -> Floats:
 
 
 def flip_tails(difference_R: ArrayLike, *, center: float = 0.0) -> Tails:
-  """Sign-flip test of the mean: exact if differences lie evenly about it.
+  """Sign-flip test of the mean: exact if differences are symmetric about it.
 
   If arms do not differ, d and -d are equally likely in every pair. Turning
   the signs of a subset A lowers the sum of d - center by 2 sum_A, so the
@@ -237,9 +238,9 @@ def rank_tails(difference_R: ArrayLike, *, center: float = 0.0) -> Tails:
 
     W = sum of ranks of |d - center| over the positive d - center
 
-  How far the largest differences lie plays no part, so the value that a
-  diverged run counts as hardly does either. With 5 seeds the smallest
-  two-sided p is 2 / 2^5 = 0.0625: no verdict below 6.
+  The size of the largest differences plays no part. So it hardly matters which
+  value a diverged run counts as. With 5 seeds the smallest two-sided p is
+  2 / 2^5 = 0.0625: there is no verdict below 6 seeds.
 
   >>> float(rank_tails([1.0, -2.0, 3.0, 4.0]).greater)  # W = 8 or more: 3 / 16
   0.1875
@@ -372,8 +373,8 @@ def pairing(variant_R: ArrayLike, baseline_R: ArrayLike) -> Pairing:
 
     ratio = t(R - 1) sqrt(var(d)) / (t(2R - 2) sqrt(var(a) + var(b)))
 
-  Pairing halves the degrees of freedom; unless the arms vary together it
-  bought nothing. The paired test stays right all the same.
+  Pairing halves the degrees of freedom, so it gains nothing unless the arms
+  vary together. The paired test is valid in both cases.
 
   >>> pairing([1.0, 2.0, 3.0], [1.0, 2.0, 3.1]).statement
   'arms vary together (correlation 1.00): pairing cut the interval to 0.06'

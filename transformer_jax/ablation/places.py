@@ -1,7 +1,7 @@
 """Does adding a position to a token lose one of them?
 
-Two measures of what the first layer reads: how well a linear map finds the
-token in it and how well the place, and, of a table of positions, which are
+Two measures: how well a linear map finds the token, and how well the position,
+in what the first layer reads; and which rows of a table of positions are
 nearest to each other.
 """
 
@@ -33,10 +33,10 @@ class Decodability(NamedTuple):
 def linear_accuracy(x_MD: np.ndarray, label_M: np.ndarray) -> float:
   """Ridge regression on one-hot labels: the largest output names the label.
 
-  The first three quarters of the rows are learned from, the others are asked.
+  It learns from the first three quarters of the rows; the others are its test.
 
   Args:
-    x_MD: features, in an order that means nothing.
+    x_MD: features, in random order.
     label_M: integers.
 
   >>> linear_accuracy(np.tile(np.eye(3), (8, 1)), np.tile(np.arange(3), 8))
@@ -65,7 +65,7 @@ def _chance(label_M: np.ndarray) -> float:
 def decodability(
   model: Transformer, params: Any, batch: Any
 ) -> dict[str, Decodability]:
-  """Of what the first layer of encoder and decoder read, by its name.
+  """{name: measures} of what the first layers of encoder and decoder read.
 
   Args:
     model: an encoder-decoder.
@@ -111,7 +111,7 @@ def _of_side(
 
 
 class Nearest(NamedTuple):
-  """Of each row of a table the row nearest to it, by cosine.
+  """For each row of a table the nearest other row, by cosine.
 
   other_T: its number.
   cosine_T: of the two.
@@ -135,7 +135,7 @@ class Nearest(NamedTuple):
 
 
 def nearest(table_TD: np.ndarray) -> Nearest:
-  """Which positions a table takes for each other.
+  """Which rows of a table of positions are most alike.
 
   Args:
     table_TD: at least two rows.

@@ -13,7 +13,7 @@ from transformer_jax.ablation import paired_tests
 
 POWER = 0.8
 FEWEST = 3  # seeds below which nothing is concluded
-MOST = 10_000  # seeds beyond which the answer is "not by seeds"
+MOST = 10_000  # where more seeds are needed, no number is named
 
 
 def _check(*, spread: float, alpha: float, power: float) -> None:
@@ -129,7 +129,7 @@ def seeds_for_margin(
 
 
 def seeds_for_signs(alpha: float = 0.05) -> int:
-  """Fewest seeds with which signs or ranks alone can pass: all of one sign.
+  """Fewest seeds with which signs or ranks can pass: all have one sign then.
 
     2 / 2^R <= alpha
 

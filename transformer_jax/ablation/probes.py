@@ -106,14 +106,14 @@ def spread(scores_BHTS: Array, weights_BHTS: Array, see_BTS: Array) -> Spread:
 
 @jax.custom_vjp
 def gauge(x_BHTS: Array, zero_H: Array, see_BTS: Array) -> Array:
-  """x; the gradient of `zero` is the sum of squares of that of x, by head.
+  """Returns x; the gradient of `zero` becomes the squared norm of that of x.
 
   So the norm of a gradient in the middle of a scanned layer comes out beside
   the gradients of the parameters, and no array of its size is kept.
 
   Args:
     x_BHTS: what is passed on.
-    zero_H: to be differentiated by.
+    zero_H: to be differentiated by; one norm a head.
     see_BTS: what counts. A gradient also arrives at the weights of masked
       keys, where the softmax lets none through.
   """
@@ -156,8 +156,8 @@ def measure(
     softmax_gradient: norm of the gradient of the loss at the scores, what has
       passed the softmax;
     softmax_share: that over the norm at the weights, what arrived;
-    query_gradient, key_gradient, value_gradient: norms at the projections; of
-      a shared one the same number twice, and left out where there is none;
+    query_gradient, key_gradient, value_gradient: norms at the projections; a
+      shared projection gives the same number twice, a missing one gives none;
     input_variance, [N]: mean square of the numbers that queries are made of:
       1 after a norm, but not in layer 0.
 

@@ -1,4 +1,4 @@
-"""Probes of a study's runs while they train: why, beside what."""
+"""Probes of a study's runs while they train."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ PAIRS = 32  # validation pairs that a probe looks at
 
 
 def _finite(value: Any) -> Any:
-  """Numbers that are none become None: JSON has no word for them."""
+  """nan and infinity become None: JSON has no word for them."""
   if isinstance(value, list):
     return [_finite(one) for one in value]
   return value if math.isfinite(value) else None
@@ -45,7 +45,7 @@ class Probing:
     )
 
   def look(self, step: int, n: int, weights: Any) -> None:
-    """To probes.jsonl."""
+    """Add a line to probes.jsonl."""
     if not self.names:
       return
     from transformer_jax.ablation.probes import probe
@@ -65,7 +65,7 @@ class Probing:
       file.write(json.dumps(dict(step=step, sites=kept)) + '\n')
 
   def cut_back(self, n: int, steps: Sequence[int]) -> str:
-    """Keep what was seen at these steps; the file's name if it lacks one."""
+    """Keep the lines of these steps; the file's name where one is missing."""
     if not self.names:
       return ''
     rows = self._rows(n)

@@ -1,4 +1,4 @@
-"""What cells resulted in: written one by one, read as a whole study."""
+"""Results of cells: written one by one, read as a whole study."""
 
 import contextlib
 import csv
@@ -105,7 +105,7 @@ def damage(folder: pathlib.Path, cell: Cell) -> str:
     return f'{RESULT} cannot be read'
   if study_lib.digest(body) != known or body['identity'] != cell.identity:
     return f'{RESULT} does not match its sum'
-  # Results of before have the sum of their metrics only.
+  # Older results have the sum of their metrics only.
   known = body.get('files_sha256', {METRICS: body.get('metrics_sha256')})
   now = _sums(place)
   for name, value in known.items():
@@ -122,7 +122,7 @@ def is_done(folder: pathlib.Path, cell: Cell) -> bool:
 
 
 def clear(folder: pathlib.Path, cell: Cell) -> None:
-  """Away with a damaged result, aloud; only for who is to run it again."""
+  """Delete a damaged result and say so; for the worker that runs it again."""
   place = cell_folder(folder, cell)
   if (place / RESULT).exists():
     print(
@@ -168,9 +168,8 @@ def recipes(folder: pathlib.Path, study: Study) -> dict[str, Overrides] | None:
 def _seeds_begun(folder: pathlib.Path, study: Study) -> list[int]:
   """Planned seeds, and others that any cell was begun with, rising.
 
-  A file that cannot be read names no seed. If its cell is one of those asked
-  for, its result says that it is damaged; of a cell of tuning, whose choice
-  is made, nothing more is read.
+  A file that cannot be read is passed over. If its cell is asked for, its
+  result is found damaged. A cell of tuning is not read again after the choice.
   """
   found = set(range(study.seeds))
   for path in (folder / 'cells').glob('*/cell.json'):
@@ -192,8 +191,8 @@ def read_results(
     look: of seeds below this one only.
 
   Raises:
-    ConfigError: one of them is damaged: without it the others would say
-      something else.
+    ConfigError: one of them is damaged: without it the verdicts could be
+      others.
   """
   place = pathlib.Path(folder).expanduser()
   begun = _seeds_begun(place, study)
@@ -205,7 +204,7 @@ def read_results(
     there = found[-1] is None and (cell_folder(place, cell) / RESULT).exists()
     # Another worker may have just finished it.
     if there and (wrong := damage(place, cell)):
-      # Whoever asked for fewer would not come to it.
+      # With fewer seeds ablate would not come to this cell.
       needed = max(study.seeds, cell.seed + 1)
       raise ConfigError(
         f'{cell.label}, seed {cell.seed} ({cell_folder(place, cell)}): '
@@ -230,7 +229,7 @@ def diverged_value(metric: str, metrics: Mapping[str, Any]) -> float:
 
 
 def table(results: Sequence[Result]) -> str:
-  """results.csv: one number a line, in an order that files do not decide."""
+  """results.csv: one number a line, in the order of the results."""
   rows: list[Iterable[Any]] = []
   for result in results:
     cell = result.cell

@@ -1,8 +1,8 @@
-"""A study to its summary: cells, populations, results; shared by workers.
+"""Runs a study up to its summary; any number of workers share it.
 
-Any number of workers may run the same command on one folder, be killed and be
-started again. A batch of cells that share a program is held by one worker at
-a time, by a lock that dies with it; what is done is what has a whole result.
+Workers may run the same command on one folder, be killed and be started again.
+A batch of cells that share a program is held by one worker at a time, with a
+lock that ends with the worker. A cell is done when it has a whole result.
 """
 
 import contextlib
@@ -81,14 +81,14 @@ class Job(NamedTuple):
 def _corpus(
   data: DataConfig, say: Callable[[str], None]
 ) -> tuple[Corpus, dict[str, str]]:
-  """With what tells its content from other content."""
+  """The data, and fingerprints of its content."""
   corpus = open_corpus(data, workdir=None, progress=say)
   test = corpus.identity(data.test_split)
   return corpus, dict(training=corpus.fingerprint, test=test)
 
 
 def run(job: Job) -> int:
-  """Work until the study is done, by whomever.
+  """Work until the study is done, by this worker and others.
 
   Returns:
     0 done and summary.json written, 75 stopped and saved.
@@ -138,7 +138,7 @@ def tune(job: Job) -> bool:
 
 
 def _loss(job: Job, cell: Cell) -> float:
-  """On validation, of a tuning cell; a diverged one is the worst."""
+  """Validation loss of a tuning cell, or what a diverged one counts as."""
   result = results_lib.read_result(job.folder, cell)
   if result is None:
     raise ConfigError(f'{job.folder}: tuning cell {cell.identity} is missing')
@@ -148,7 +148,7 @@ def _loss(job: Job, cell: Cell) -> float:
 
 
 def work(job: Job, cells: Sequence[Cell], *, looks: Sequence[int] = ()) -> bool:
-  """Run cells until all are done, by whomever; False when stopped.
+  """Run cells until all are done, here or elsewhere; False when stopped.
 
   Args:
     job: see there.
@@ -282,7 +282,7 @@ def run_chunk(job: Job, chunk: Chunk) -> bool:
       body['probes'] = probing.series(n)
       body['views'] = viewing.seen(n)
       results_lib.write_result(job.folder, cell, body)
-  # Who watches the lock has files of its own beside it.
+  # Workers that watch the lock keep files of their own beside it.
   folder_lib.empty(place, keep=lock.NAME)
   return True
 
@@ -313,7 +313,7 @@ def _train(
 def _trained_together(
   place: pathlib.Path, chunk: Chunk, pending: Sequence[Cell]
 ) -> list[Cell]:
-  """Who was trained here before a kill, if that holds all that is pending.
+  """Cells that were trained here before a kill, if all pending are among them.
 
   A kill between two results leaves a checkpoint of more members than are
   still to be written.
@@ -333,7 +333,7 @@ def _trained_together(
 def _member_folder(
   job: Job, place: pathlib.Path, cell: Cell, pending: Sequence[Cell]
 ) -> pathlib.Path:
-  """The cell's; of one that has its result, a copy to be written to."""
+  """The cell's folder; a copy of it where the cell has its result."""
   if cell in pending:
     return results_lib.begin(job.folder, job.study, cell)
   scratch = place / 'done' / cell.identity

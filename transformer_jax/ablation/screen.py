@@ -17,15 +17,15 @@ EVERY = 10.0  # seconds between lines while a population trains
 
 
 class Screen:
-  """Lines on stderr; quiet ones say only what must be read."""
+  """Lines on stderr; none where `quiet`."""
 
   def __init__(self, folder: pathlib.Path, name: str, *, quiet: bool) -> None:
     self.folder, self.name, self.quiet = folder, name, quiet
     self._cells: set[str] = set()
     self._done = -1
     self._begun = self._shown = time.monotonic()
-    # Steps: still to be made when these cells were first seen, and now; made
-    # into the batch at hand.
+    # Steps: left when these cells were first seen; left now; made in the batch
+    # at hand.
     self._first = self._left = self._made = 0
 
   def say(self, text: str) -> None:
@@ -34,7 +34,7 @@ class Screen:
       print(text, file=sys.stderr, flush=True)
 
   def cells(self, cells: Sequence[Cell], done: set[str]) -> None:
-    """What is done, of all workers; prints where that is news."""
+    """Takes what all workers have done; prints it where it changed."""
     every = {cell.identity: cell for cell in cells}
     count = len(done & every.keys())
     if (count, every.keys()) == (self._done, self._cells):

@@ -1,4 +1,4 @@
-"""Looks at a study before its last seed, each paid from one error rate (pure).
+"""Looks at a study before its last seed; they share one error rate (pure).
 
 Looking after 5 seeds and again after 10, each at 5 %, finds a false
 difference in 8 % of studies. The looks are declared before the first seed, and

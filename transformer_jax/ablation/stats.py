@@ -17,13 +17,13 @@ The rules, in the order they apply to a comparison:
 6. Better or worse: two-sided p at most alpha, and the sign.
 7. 'not enough evidence', with about how many seeds would be.
 
-p-values of differences are adjusted by Holm over the primary comparisons, and
-so, apart from them, are those of equivalence over the comparisons that have a
+p-values of differences are adjusted by Holm over the primary comparisons. Those
+of equivalence are adjusted apart from these, over the comparisons that have a
 margin. So under one recipe at most a share alpha of studies call any arm better
-or worse that is not, and at most alpha call any equivalent that is not. By the
-paper's recipe and tuned, each arm at its own rate, are two questions: alpha
-holds for each of them, and 2 alpha for both together (`promise`). Intervals are
-for one comparison each, unadjusted.
+or worse that is not, and at most alpha call any equivalent that is not. The
+paper's recipe, and tuning, which gives each arm its own rate, are two
+questions: alpha holds for each, and 2 alpha for both together (`promise`).
+Intervals are for one comparison each, unadjusted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -271,7 +271,7 @@ def conclude(
 
 
 def promise(rows: Sequence[Mapping[str, Any]]) -> str:
-  """What two verdicts a comparison promise together; '' where there is one.
+  """What both verdicts on a comparison promise; '' where there is only one.
 
   Args:
     rows: of summary.json.

@@ -25,9 +25,9 @@ _TUNED = ' (tuned)'
 FREE_RUNNING = {'generated': 'higher', 'pronoun': 'higher'}
 SHOWN_SEED = 0  # the run of each arm whose maps and views are kept
 WRITTEN = 256  # pairs of the test split that are written for them, at most
-# Scores that only one source of data knows how to give.
+# Scores and views that only one source of data can give.
 ONLY_OF = {'pronoun': 'task:korean', 'links': 'task:korean'}
-# What a trained run is looked at for, see `viewing`.
+# Closer looks at a trained run, see `viewing`.
 VIEWS = ('heads', 'places', 'links')
 # Which way each metric is better. `steps_to_threshold` is a time that some
 # runs never reach: the log-rank test judges it.
@@ -332,8 +332,8 @@ def digest(body: Any) -> str:
 def essence(study: Study) -> dict[str, Any]:
   """What makes it this study and not another.
 
-  Not its lab note; not how many seeds were planned, which the folder knows;
-  not fields that cannot change a result.
+  It leaves out the lab note, the number of planned seeds, which the folder
+  knows, and fields that cannot change a result.
   """
   body = to_dict(study)
   for name in ('doc', 'seeds', 'looks'):
@@ -345,5 +345,5 @@ def essence(study: Study) -> dict[str, Any]:
 
 
 def study_hash(study: Study) -> str:
-  """Of the whole declaration."""
+  """Hash of the whole declaration."""
   return digest(to_dict(study))

@@ -45,7 +45,7 @@ class Crossing(NamedTuple):
 
 
 class LogRank(NamedTuple):
-  """Two arms of steps to a threshold.
+  """The log-rank test of two arms by their steps to a threshold.
 
   statistic: normal deviate; positive: the variant gets there sooner.
   p_value: two-sided.
@@ -60,8 +60,8 @@ def first_crossing(
 ) -> Crossing:
   """First evaluation at which each run is as good as the threshold.
 
-  A diverged run's values are nan, meet nothing, and leave it censored at the
-  last step: it is not excused from the part it did not live to see.
+  The values of a diverged run are nan and never meet the threshold: it is
+  censored at the last step, and not where it ended.
 
   Args:
     steps_P: P steps of evaluation, rising, the same for all runs.
@@ -98,7 +98,7 @@ def log_rank_scores(
 
 @lru_cache(maxsize=8)
 def _labellings(runs: int, of: int) -> NDArray[np.float64]:
-  """0/1 [M, runs]: who could have been the first arm; all, or drawn."""
+  """0/1 [M, runs]: which runs could be the first arm; all ways, or drawn."""
   if comb(runs, of) <= EXACT_LABELLINGS:
     chosen_MI = np.array(list(combinations(range(runs), of)))
   else:
@@ -117,8 +117,9 @@ def log_rank(variant: Crossing, baseline: Crossing) -> LogRank:
         #{labellings: |U*| >= |U|} / M                 where all are counted
 
   The usual normal approximation finds too much with a handful of runs; the
-  exchange is exact for arms that do not differ. It leaves the pairing by seed
-  unused: positively correlated pairs make it cautious. No event at all: p 1.
+  exchange is exact for arms that do not differ. It does not use the pairing by
+  seed, so positively correlated pairs make it cautious. Where no run got there,
+  p is 1.
 
   >>> soon = Crossing(np.array([1.0, 2, 3]), np.full(3, True))
   >>> late = Crossing(np.array([9.0, 9, 9]), np.full(3, False))

@@ -1,9 +1,9 @@
-"""Which learning rate each arm is given: a grid, its edges, the basin (pure
-but for the loss, which is asked for).
+"""Which learning rate each arm is given: from a grid that grows at its edges.
 
-A variant that was given the baseline's rate can lose for that alone. So each
-arm gets its own, chosen on validation over seeds that are used for nothing
-else; and how wide the basin of good rates is says how much care it needs.
+At the baseline's rate a variant can lose for that reason alone. So each arm
+gets its own rate, chosen on validation, over seeds that are used for nothing
+else. The width of the basin of good rates says how much care the choice needs.
+All is pure, but for the function that gives the loss of a cell.
 """
 
 import dataclasses
@@ -61,8 +61,8 @@ class Grid:
 def first_grids(study: Study) -> dict[str, Grid]:
   """The declared grid, for each arm.
 
-  One with a warmup of its own keeps it: its rates are those of the grid times
-  its own rate over that of the others.
+  An arm with a warmup of its own keeps it. Its rates are those of the grid,
+  times its own rate over the shared one.
   """
   grid = study.tuning
   assert grid is not None
@@ -94,7 +94,7 @@ def best(study: Study, grid: Grid, loss: Loss) -> Overrides:
 def extended(
   study: Study, grids: Mapping[str, Grid], loss: Loss
 ) -> dict[str, Grid]:
-  """Grids with one more rate where the best lies on the edge, bounded."""
+  """Grids with one more rate where the best lies on an edge, up to a bound."""
   first = first_grids(study)
   found = {}
   for name, grid in grids.items():
@@ -181,7 +181,7 @@ def basins(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     chosen: of tuning.json.
 
   Returns:
-    '' of the paper's recipe, which nobody tuned.
+    '' for the paper's recipe, which is not tuned.
 
   >>> row = dict(phase='tuned', variant='b (tuned)', baseline='a (tuned)')
   >>> basins(row, {'a': {'basin_octaves': 2.0}, 'b': {'basin_octaves': 1.0}})
@@ -202,7 +202,7 @@ def read(study: Study, text: str) -> dict[str, Any]:
 
   Raises:
     ValueError: it does not match its sum, is of other configs or lacks
-      something. One without a sum is held to its form only.
+      something. Of one without a sum only the form is checked.
   """
   try:
     body = json.loads(text)

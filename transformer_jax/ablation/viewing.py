@@ -1,7 +1,8 @@
-"""What a study looks at closer in one trained run of each arm.
+"""Closer looks at one trained run of each arm.
 
-Costlier than probes, so not over training: at the last step of the first seed,
-on validation pairs. What is seen is in result.json and in the report's tables.
+They cost more than probes, so they are taken once: at the last step of the
+first seed, on validation pairs. What they find is in result.json and in the
+report's tables.
 """
 
 import json
@@ -58,9 +59,9 @@ def of_places(
   batch: Batch,
   vocabularies: Vocabularies,
 ) -> dict[str, Any]:
-  """{side: decodability, and of a table of positions which are near}.
+  """{side: decodability, and which rows of its table of positions are near}.
 
-  `neighbours` and `nearest`, its nearest pairs; None where there is no table.
+  `neighbours` and `nearest`, the nearest pairs, are None without a table.
   """
   del vocabularies
   found = places.decodability(model, weights, batch)
@@ -99,7 +100,8 @@ def of_links(
   """Error rate [N, H] of each head as an alignment of task:korean's words.
 
   A target token is linked with the source token that the head looks at most
-  while it predicts it, if that is no end of a sentence. `pairs`: sentences.
+  while it predicts it, if that is no end of a sentence. `pairs`: how many
+  sentences were aligned.
   """
   source, target = config.data.pair.split('-')
   batch = Batch(*(side[:ALIGNED] for side in batch))
@@ -171,7 +173,7 @@ class Viewing:
     self.vocabularies = corpus.vocabularies
 
   def look(self, step: int, n: int, weights: Any) -> None:
-    """To the member's folder, if it is the last step of the first seed."""
+    """Write to the member's folder, at the last step of the first seed."""
     member = self.members[n]
     config = member.config
     last = step == config.train.steps and config.train.seed == SHOWN_SEED

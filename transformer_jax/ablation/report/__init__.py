@@ -36,7 +36,7 @@ def _page(contents) -> str:
 def write(workdir: str | pathlib.Path) -> pathlib.Path:
   """Write WORKDIR/report; the path of its page.
 
-  Workers that end together write it at once: each file is whole, whoever's.
+  Workers that end together may write at the same time: each file is whole.
 
   Raises:
     ConfigError: the folder holds no study with results, or a damaged file.

@@ -1,4 +1,4 @@
-"""A comparison to one honest sentence, in English and in Korean (pure).
+"""A comparison as one sentence, in English and in Korean (pure).
 
 The verdict's word and the numbers are those of `summary.json`; nothing is
 judged again here.

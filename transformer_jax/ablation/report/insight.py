@@ -145,7 +145,7 @@ def over_training(
 
 
 def _others(results: Results, run: Run) -> str:
-  """What an arm sets apart from d_k: arms that share it share a line."""
+  """What an arm overrides besides widths: equal ones share a line."""
   words = [
     f'{path.split(".")[-1]}={value}'
     for path, value in find_arm(results.study, run.variant).overrides.items()
@@ -298,7 +298,7 @@ def places(results: Results, phase: str) -> Table | None:
         f'{answers.number(found[name])} ({answers.number(found[name + _BY])})'
         for name in shown
       )
-      # A folder of before has no pairs.
+      # An older folder has no pairs.
       near = ', '.join(
         f'{one} and {other} ({answers.number(cosine)})'
         for one, other, cosine in found.get('nearest') or ()

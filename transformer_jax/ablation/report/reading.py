@@ -84,10 +84,10 @@ class Results(NamedTuple):
 
   @property
   def counted(self) -> 'Results':
-    """With the runs alone that its verdicts count.
+    """The same with only those runs that its verdicts count.
 
-    Not those of seeds that were not planned, nor those of the next look. A
-    phase in which nothing is compared keeps all.
+    Runs of seeds that were not planned, and runs of the next look, are left
+    out. A phase in which nothing is compared keeps all its runs.
     """
     planned = set(range(self.study.seeds))
     kept: list[Run] = []

@@ -1,4 +1,4 @@
-"""How every picture looks: small enough for a phone, told apart in grey.
+"""How every picture looks: small enough for a phone, readable in grey.
 
 A picture is drawn 3.9 inches wide, the width of a phone, so that its letters
 are never shrunk there; wide screens and paper set several side by side.
