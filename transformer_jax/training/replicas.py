@@ -40,8 +40,8 @@ class Outcome(NamedTuple):
     finite; None: it finished.
   scores: on the test split at the last step; None where it diverged.
   parameters: how many.
-  step_seconds: of this population's steps, for one member, whatever looks
-    at them left out; nan where there were too few to tell.
+  step_seconds: of this population's steps, for one member; compiling them
+    and looking at them left out; nan where there were too few to tell.
   memory: bytes of the program, for one place in it.
   """
 
