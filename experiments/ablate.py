@@ -303,7 +303,7 @@ def main(
     tune=options.tune,
     threshold=options.threshold,
   )
-  # Fields of the run alone are this command's, whoever declared the study.
+  # Fields that cannot change a result are those of this command.
   planned = dataclasses.replace(
     planned, baseline={**planned.baseline, **values}
   )

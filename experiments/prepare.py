@@ -1,4 +1,4 @@
-"""Download, learn the vocabulary, build the token cache; say what is there.
+"""Download, learn the vocabulary, build the token cache; print what is there.
 
     python -m experiments.prepare --data.source=... --data.pair=en-de
 

@@ -165,7 +165,12 @@ def test_evaluate_says_which_parts_of_korean_are_right(monkeypatch):
     result = evaluate_program.scores(run, pairs, options, lambda: None)
     return result.get('korean')
 
-  assert korean() == {'exact': 0.5, 'particle': 1, 'tense': 0.5, 'negation': 1}
+  assert korean() == {
+    'exact': 0.5,
+    'particle': 1,
+    'tense': 0.5,
+    'negation': 0.5,
+  }
   # Lines of a file need not be sentences of the task.
   assert korean(source='a file') is None
   run.config = override(config, {'data.source': 'files:a folder'})

@@ -177,7 +177,7 @@ def abstract(tree: Any) -> Any:
 
 
 def _compile(step: Callable[..., Any], arguments: Any) -> Any:
-  """Compiled anew: a program read back from a cache took no time."""
+  """Compiled without a cache: a program read from one takes no time."""
   settings: Any = jax.config
   before = settings.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)

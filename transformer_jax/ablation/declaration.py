@@ -1,6 +1,6 @@
 """What a study began with: its declaration and its data.
 
-The first worker writes them down; whoever comes later is held to them.
+The first worker writes them down; later ones must match them.
 """
 
 import json

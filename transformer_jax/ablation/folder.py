@@ -43,7 +43,7 @@ def cell_folder(folder: pathlib.Path, cell: Cell) -> pathlib.Path:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Whole or not at all, whoever else writes the same at the same time."""
+  """Whole or not at all, even where others write the same file at once."""
   beside = path.with_name(f'{path.name}.{secrets.token_hex(4)}{WRITING}')
   with open(beside, 'w', encoding='utf-8') as file:
     file.write(text)

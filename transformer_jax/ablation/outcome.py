@@ -67,8 +67,8 @@ def result_of(
     member: of the population, with its folder.
     outcome: of its training.
     corpus: it was trained and tested on.
-    written: scores of what it wrote by itself; those that the study asks for
-      stand in the table beside the scores by teacher forcing.
+    written: scores of its own translations. Those that the study asks for are
+      in its metrics, beside the scores by teacher forcing.
   """
   config = member.config
   lines = list(record.MetricsFile(member.folder).lines())

@@ -175,7 +175,7 @@ def other_metrics(results: Results, phase: str) -> Table | None:
 
 
 def exploratory(results: Results, phase: str) -> Table | None:
-  """Everything once more with the seeds that nobody had planned."""
+  """All comparisons once more, with seeds that were not planned too."""
   return _list(
     f'Exploratory, {PHASES[phase]}',
     results.rows(phase, exploratory=True),
@@ -185,7 +185,7 @@ def exploratory(results: Results, phase: str) -> Table | None:
 
 
 def pronouns(results: Results, phase: str) -> Table | None:
-  """Pronouns right, by distance; None where nobody was asked for any."""
+  """Pronouns right, by distance; None where no run was asked for any."""
 
   def bins(run: Run) -> Mapping[str, Mapping[str, int]]:
     return run.metrics.get('pronoun_by_distance') or {}

@@ -4,7 +4,8 @@ Each score looks at one thing and does not ask whether the rest is right:
 
 - exact: the whole sentence;
 - particle: 은/는, 이/가 and 을/를 after the nouns that the hypothesis has;
-- tense, negation: of plain sentences and of those with a copula;
+- tense, negation: of plain sentences and of those with a copula; a text that
+  shows no tense has neither right;
 - pronoun: the noun that `it` stands for;
 - predicate: who `I` is, at the end of a long predicate.
 """
@@ -192,8 +193,9 @@ def _negation(text: str, meaning: Meaning, gold: str, language: str) -> Tally:
   del gold
   if not isinstance(meaning, Plain | Copula):
     return _NOTHING
-  negated = meaning.polarity == 'negated'
-  return Tally(int(is_negated(text, language) == negated), 1)
+  # A text without a finite verb does not affirm anything.
+  found = is_negated(text, language) if tense_of(text, language) else None
+  return Tally(int(found is (meaning.polarity == 'negated')), 1)
 
 
 def is_negated(text: str, language: str) -> bool:
