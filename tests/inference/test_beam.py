@@ -48,12 +48,12 @@ def numpy_beam(
         candidates.append((total_v, (*tokens, v), state))
     candidates.sort(key=lambda candidate: -candidate[0])
     live = []
-    for candidate in candidates:
+    for rank, candidate in enumerate(candidates):
       if len(live) == beam_size:
         break
-      if candidate[1][-1] == EOS:
+      if candidate[1][-1] == EOS and rank < enough:
         found.append((candidate[0] / divisor(length, alpha), candidate[1]))
-      else:
+      elif candidate[1][-1] != EOS:
         live.append(candidate)
     if len(found) >= enough:
       break

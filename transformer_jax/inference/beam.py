@@ -92,22 +92,23 @@ class _Candidates(NamedTuple):
   ends_BC: Array  # this one is finished now
 
 
-def _candidates(log_probs_BK: Array, log_probs_BKV: Array) -> _Candidates:
-  """The 2 K likeliest, which are enough.
+def _candidates(
+  log_probs_BK: Array, log_probs_BKV: Array, enough: Array | int
+) -> _Candidates:
+  """The 2 K likeliest: each live hypothesis has one way to end, so that among
+  twice as many there are always K that go on.
 
-  Each live hypothesis has one way to end, so that among twice as many there
-  are always K that go on. One that ends counts if it is likelier than the last
-  of these; then a beam of one is greedy search.
+  One that ends counts if it is likelier than the last of these, and among the
+  `enough` likeliest. So a beam of one is greedy search.
   """
   B, K, V = log_probs_BKV.shape
   total_BKV = log_probs_BK[..., None] + log_probs_BKV
   top_BC, flat_BC = jax.lax.top_k(total_BKV.reshape(B, K * V), 2 * K)
   token_BC = flat_BC % V
   ends_BC = token_BC == EOS
-  going_before_BC = jnp.cumsum(~ends_BC, axis=1)
-  return _Candidates(
-    top_BC, flat_BC // V, token_BC, ends_BC & (going_before_BC < K)
-  )
+  ends_BC &= jnp.cumsum(~ends_BC, axis=1) < K
+  ends_BC &= jnp.arange(2 * K)[None] < enough
+  return _Candidates(top_BC, flat_BC // V, token_BC, ends_BC)
 
 
 def _merge(
@@ -162,6 +163,7 @@ def _advance(
   *,
   alpha: Array | float,
   penalty: Penalty,
+  enough: Array | int,
 ) -> tuple[_Beam, Array]:
   """The beam after one more token.
 
@@ -171,12 +173,13 @@ def _advance(
     busy_B: bool, of the sentences whose search goes on.
     alpha: see `beam`.
     penalty: see `beam`.
+    enough: see `beam`.
 
   Returns:
     The beam, its cache as it was, and parent_BK: which live hypothesis each of
     those that are live now goes on from.
   """
-  candidates = _candidates(beam.log_probs_BK, log_probs_BKV)
+  candidates = _candidates(beam.log_probs_BK, log_probs_BKV, enough)
   # A sentence that is done keeps what it has while the others go on.
   there_BC = jnp.isfinite(candidates.log_probs_BC) & busy_B[:, None]
   candidates = candidates._replace(ends_BC=candidates.ends_BC & there_BC)
@@ -242,7 +245,9 @@ def beam(
     penalty: of PENALTIES, which does not fall with the length.
     enough: hypotheses that end a sentence's search, whatever might come: a
       large alpha asks for long ones, and of all those that can be found the
-      longest may be a word said again and again.
+      longest may be a word said again and again. So that these are not the
+      short ones that end unlikely, an ending counts only among the `enough`
+      likeliest steps. With beam_size this is fairseq's search.
     n_best: K of the result.
   """
   B, most_B = limit_B.shape[0], penalty(limit_B, alpha)
@@ -257,6 +262,7 @@ def beam(
       _busy_B(beam, most_B, enough),
       alpha=alpha,
       penalty=penalty,
+      enough=enough,
     )
     return beam._replace(cache=stepper.reorder(cache, parent_BK))
 
