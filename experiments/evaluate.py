@@ -14,8 +14,8 @@ it stands, under the names tokenized_bleu and tokenized_chrf.
 On a split of task:korean `korean` says what the translations get right: the
 share of sentences (exact), of particles after nouns, of tenses and negations in
 short sentences, of pronouns whose noun is right, and of predicate nouns at the
-end of long sentences; and each by distance, the number of clauses between a
-question and its answer.
+end of long sentences; and, where distances differ, each by distance, the number
+of clauses between a question and its answer.
 
 The line is kept in WORKDIR/results as well.
 """

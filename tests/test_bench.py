@@ -71,6 +71,12 @@ def test_padded_chunks_of_the_loss_are_counted():
 def test_work_is_that_of_the_step():
   counted = breakdown.counted_products(tiny_config(), SIZES)
   assert products.flop(counted) > 0
+  # The model is the same, whichever program makes it.
+  for same in (
+    tiny_config(model__remat='layer'),
+    tiny_config(model__attention_implementation='blockwise'),
+  ):
+    assert breakdown.counted_products(same, SIZES) == counted
   for other in (
     tiny_config(model__score='additive'),
     tiny_config(model__output_projection='none'),

@@ -369,7 +369,8 @@ class DecodeConfig:
     'bound',
     'count',
     help='a beam search ends when none that is live can be better (bound), or '
-    'beam_size have ended (count, as fairseq)',
+    'beam_size have ended, each among the beam_size likeliest steps (count, as '
+    'fairseq)',
   )
   extra_length: int = number(50, 'longest output = input + this (6.1)')
   temperature: float = number(1.0, 'of sampling; below 1 is sharper')

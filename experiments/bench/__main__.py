@@ -26,12 +26,16 @@ does something else meanwhile the figures say nothing. The model is that of
 import pathlib
 import types
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from experiments.bench import measure
 from experiments.bench.measure import Row
 from transformer_jax import flags
 from transformer_jax.config import Config, ConfigError
 from transformer_jax.fields import override
+
+if TYPE_CHECKING:
+  from experiments.bench.train import Sizes
 
 # What a suite reads beside --rounds: flags of its own, and the config's fields.
 BATCH = ('rows', 'length', 'steps')
@@ -103,18 +107,22 @@ def check(options: types.SimpleNamespace) -> None:
       )
 
 
+def _sizes(options: types.SimpleNamespace) -> 'Sizes':
+  from experiments.bench.train import Sizes
+
+  return Sizes(options.rows, options.length, options.steps)
+
+
 def _train(config: Config, options: types.SimpleNamespace) -> list[Row]:
   from experiments.bench import train
 
-  sizes = train.Sizes(options.rows, options.length, options.steps)
-  return train.suite(config, sizes, options.rounds)
+  return train.suite(config, _sizes(options), options.rounds)
 
 
 def _breakdown(config: Config, options: types.SimpleNamespace) -> list[Row]:
-  from experiments.bench import breakdown, train
+  from experiments.bench import breakdown
 
-  sizes = train.Sizes(options.rows, options.length, options.steps)
-  return breakdown.suite(config, sizes, options.rounds)
+  return breakdown.suite(config, _sizes(options), options.rounds)
 
 
 def _decode(config: Config, options: types.SimpleNamespace) -> list[Row]:
@@ -185,10 +193,16 @@ RUN: dict[str, Suite] = {
 def main(config: Config, options: types.SimpleNamespace) -> None:
   """Measure, print, keep."""
   check(options)
+  names = SUITES if options.suite == 'all' else (options.suite,)
+  if 'breakdown' in names:
+    # Before the suites that come first, which take minutes.
+    from experiments.bench import breakdown
+
+    breakdown.counted_products(config, _sizes(options))
   found = measure.machine()
   print(measure.head(found), flush=True)
   rows: list[Row] = []
-  for name in SUITES if options.suite == 'all' else (options.suite,):
+  for name in names:
     part = RUN[name](config, options)
     print(f'\n{name}\n{measure.table(part)}', flush=True)
     rows += part

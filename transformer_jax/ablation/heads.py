@@ -87,8 +87,8 @@ def knock_out(
   """{site: [N, H]}, by how much the loss rises without a head.
 
   The output of the head is set to zero for every token, before W_O. Nothing is
-  trained again.
-  The loss is that of the references, nats a token, without smoothing.
+  trained again. The loss is that of the references, nats a token, without
+  smoothing.
   """
   N, H = config.model.layers, config.model.heads
   whole = {site: np.ones((N, H), np.float32) for site in SITES}

@@ -228,8 +228,9 @@ def beam(
   """Beam search with the length penalty of section 6.1.
 
   At each step the beam_size likeliest hypotheses that go on stay live. One
-  that ends, and is likelier than the last of these, is kept if its
-  log-probability over its penalty is among the n_best so far. A sentence
+  that ends, is likelier than the last of these and among the `enough` likeliest
+  steps, is kept if its log-probability over its penalty is among the n_best so
+  far. A sentence
   is done when no live hypothesis can still change what is kept, or `enough`
   have ended. Hypotheses that ended take no place in the beam, so n_best
   changes only how many are shown and when the search may stop.
