@@ -174,8 +174,9 @@ def counted_products(config: Config, sizes: Sizes) -> Counter[Product]:
   other = config.model.score not in ('dot', 'cosine')
   if other or not math.isclose(known, whole, rel_tol=0.01):
     raise ConfigError(
-      f"a step makes {whole:.3g} FLOP of products, the paper's {known:.3g}, "
-      'which alone --suite=breakdown knows; --suite=train takes any model'
+      "--suite=breakdown knows the products of the paper's attention alone, "
+      f'and this model makes others ({whole:.3g} and {known:.3g} FLOP a step); '
+      '--suite=train takes any model'
     )
   return counted
 
