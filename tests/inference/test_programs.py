@@ -357,16 +357,6 @@ def test_a_line_beyond_the_positions_is_refused_before_any_work(
   assert 'line 5 has 5 tokens' in err
 
 
-def test_translate_answers_the_system_in_one_line(call, monkeypatch):
-  def fail(*arguments):
-    raise PermissionError(13, 'Permission denied', '/run/joint.model')
-
-  monkeypatch.setattr(restore, 'load_run', fail)
-  code, out, err = call('translate')
-  assert code == 2 and out == ''
-  assert '/run/joint.model: Permission denied; mend this' in err
-
-
 def test_a_home_folder_is_not_made_anew(config, tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path / 'home'))
   monkeypatch.chdir(tmp_path)
@@ -382,12 +372,21 @@ def test_what_a_run_has_may_be_given(workdir):
   assert restore.config_of(options) == own
 
 
-def test_evaluate_answers_the_system_in_one_line(call, monkeypatch):
+@pytest.mark.parametrize(
+  ('program', 'module', 'name'),
+  [
+    ('evaluate', evaluate_program, 'split_pairs'),
+    ('translate', restore, 'load_run'),
+  ],
+)
+def test_the_system_is_answered_in_one_line(
+  call, monkeypatch, program, module, name
+):
   def fail(*arguments):
     raise PermissionError(13, 'Permission denied', '/data/test.en')
 
-  monkeypatch.setattr(evaluate_program, 'split_pairs', fail)
-  code, out, err = call('evaluate')
+  monkeypatch.setattr(module, name, fail)
+  code, out, err = call(program)
   assert code == 2 and out == ''
   assert err.startswith('error: /data/test.en: Permission denied; mend this')
   assert err.count('\n') == 1
